@@ -1,0 +1,35 @@
+"""farcall: the programming model of Julia's ``Distributed``, for Python, at the speed of the socket."""
+
+import logging
+
+from ._cluster import Procs as Procs
+from ._cluster import addprocs as addprocs
+from ._cluster import interrupt as interrupt
+from ._cluster import nprocs as nprocs
+from ._cluster import nworkers as nworkers
+from ._cluster import procs as procs
+from ._cluster import rmprocs as rmprocs
+from ._cluster import workers as workers
+from ._errors import AuthenticationError as AuthenticationError
+from ._errors import ChannelClosed as ChannelClosed
+from ._errors import FarcallError as FarcallError
+from ._errors import LaunchError as LaunchError
+from ._errors import ProcessExited as ProcessExited
+from ._errors import RemoteError as RemoteError
+from ._errors import SerializationError as SerializationError
+from ._errors import VersionMismatch as VersionMismatch
+from ._pool import WorkerPool as WorkerPool
+from ._pool import default_worker_pool as default_worker_pool
+from ._remote.calls import everywhere as everywhere
+from ._remote.calls import fetch as fetch
+from ._remote.calls import isready as isready
+from ._remote.calls import myid as myid
+from ._remote.calls import remote as remote
+from ._remote.calls import remote_do as remote_do
+from ._remote.calls import remotecall_fetch as remotecall_fetch
+from ._remote.calls import spawnat as spawnat
+from ._remote.calls import wait as wait
+from ._remote.future import Future as Future
+from ._version import __version__ as __version__
+
+logging.getLogger("farcall").addHandler(logging.NullHandler())

@@ -1,0 +1,343 @@
+"""addprocs, rmprocs and the list of members: the only place where launching meets messaging."""
+
+import atexit
+import contextlib
+import os
+import secrets
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+from ._config import read_config
+from ._engines.base import Engine, Launched, Offer
+from ._engines.local import Local
+from ._errors import LaunchError, ProcessExited
+from ._node.current import current_call, current_node, find_node, set_process_node
+from ._node.node import Node
+from ._node.output import Mirror
+from ._node.peers import Peer
+from ._node.worker import leave
+from ._remote.calls import run_on
+from ._remote.future import Future
+from ._transport.sockets import dial
+from ._types import ProcessId
+
+_ASKED = 2.0  # seconds that a worker has to leave by itself, and as long again after SIGTERM
+_AT_EXIT = 0.5  # the same when the master exits, which waits for nobody who is busy
+_NOT_MASTER = "only process 1 can add and remove workers"
+
+
+class Procs(list[ProcessId]):
+    """The ids of workers, and a ``with`` block that removes them at its end."""
+
+    def __enter__(self) -> "Procs":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        rmprocs(*[pid for pid in self if pid in procs()])
+
+
+class Cluster:
+    """The master's side: which engine runs which worker, and how they join and leave. Any thread."""
+
+    def __init__(self) -> None:
+        self.token = secrets.token_bytes(32)
+        self.node = Node(1, self.token, read_config(), dial=dial)
+        self.mirror = Mirror()
+        self.node.on_exit = self._exited
+        self._joining = threading.Lock()  # one addprocs at a time gives out ids
+        self._next_pid = 2
+        self._engines: dict[ProcessId, tuple[Engine, Launched]] = {}
+        self._pids: dict[int, ProcessId] = {}  # by id of the Launched record
+        self._early: dict[int, str] = {}  # why workers ended before they had joined
+        self._watched: list[Engine] = []
+        self._removing: set[ProcessId] = set()
+
+    def add(self, engine: Engine, timeout: float, at_least: int | None) -> Procs:
+        """Launch workers and have them join; see ``addprocs``."""
+        added, failures = Procs(), list[Exception]()
+        self._watch(engine)
+        arrivals = engine.launch(Offer(self.token, timeout))
+        try:
+            for arrival in arrivals:
+                if isinstance(arrival, LaunchError):
+                    failures.append(arrival)
+                else:
+                    self._try_join(engine, arrival, timeout, added, failures)
+                if failures and at_least is None:
+                    raise failures[0]
+            if failures and len(added) < (at_least or 0):
+                raise LaunchError(f"only {len(added)} of the {at_least} workers needed came up: {failures[0]}")
+        except BaseException:
+            arrivals.close()  # type: ignore[attr-defined]
+            self.remove(added, waitfor=None)
+            raise
+        for failure in failures:
+            warnings.warn(f"going on without a worker: {failure}", RuntimeWarning, stacklevel=4)
+        added.sort()
+        return added
+
+    def _try_join(
+        self, engine: Engine, worker: Launched, timeout: float, added: Procs, failures: list[Exception]
+    ) -> None:
+        try:
+            added.append(self._join(engine, worker, timeout))
+        except KeyboardInterrupt:
+            engine.stop(worker, force=True)
+            raise
+        except Exception as error:
+            engine.stop(worker, force=True)
+            failures.append(LaunchError(f"a worker started but could not join: {error}"))
+
+    def _join(self, engine: Engine, worker: Launched, timeout: float) -> ProcessId:
+        """Give a worker an id, connect to it, introduce it to the others, and repeat what was done everywhere."""
+        with self._joining:
+            pid, self._next_pid = self._next_pid, self._next_pid + 1
+            node = self.node
+            peer = node.connect(worker.address, pid, timeout)
+            others = [node.peers.get(each) for each in node.peers.pids()]
+            self._engines[pid] = engine, worker
+            self._pids[id(worker)] = pid
+            if worker.output is not None:
+                self.mirror.add(pid, worker.output)
+            if id(worker) in self._early:
+                node.exited(pid, self._early.pop(id(worker)))
+            try:
+                node.ask(pid, admit, [_pack(each) for each in (*others, peer)])
+                for action in list(node.journal):
+                    run_on(node, [pid], action)
+                run_on(node, [each.pid for each in others if each.pid != 1], (admit, [_pack(peer)]))
+            except BaseException:
+                self._removing.add(pid)
+                raise
+            node.peers.add(peer)
+            node.changed()
+            return pid
+
+    def _watch(self, engine: Engine) -> None:
+        if not any(engine is each for each in self._watched):
+            self._watched.append(engine)
+            engine.watch(self._ended)
+
+    def _ended(self, worker: Launched, reason: str) -> None:
+        """A process has ended, says its engine."""
+        pid = self._pids.get(id(worker))
+        if pid is None:
+            self._early[id(worker)] = reason
+        else:
+            self.mirror.drain(pid)
+            self.node.exited(pid, "it was removed" if pid in self._removing else reason)
+
+    def _exited(self, pid: ProcessId, reason: str) -> None:
+        """A worker is gone: the others must know."""
+        engine_and_worker = self._engines.pop(pid, None)
+        if engine_and_worker is not None and pid not in self._removing:
+            engine_and_worker[0].stop(engine_and_worker[1], force=True)  # it may only be out of reach
+            if not self.node.closed:
+                print(f"farcall: worker {pid} is gone: {reason}", file=sys.stderr, flush=True)
+        for other in self.node.peers.pids():
+            if other != 1:
+                with contextlib.suppress(Exception):
+                    self.node.tell(other, dismiss, pid, reason)
+
+    def remove(self, pids: Iterable[ProcessId], waitfor: float | None) -> Future[None]:
+        """Have workers leave: ask, then SIGTERM, then SIGKILL. See ``rmprocs``."""
+        leaving = [pid for pid in dict.fromkeys(pids) if pid in self._engines]
+        done = Future[None](self.node, 1)
+        thread = threading.Thread(target=self._remove, args=(leaving, _ASKED, done), name="farcall-remove", daemon=True)
+        self._removing.update(leaving)
+        thread.start()
+        if waitfor is None or waitfor > 0:
+            try:
+                done.result(waitfor)
+            except TimeoutError:
+                raise TimeoutError(f"workers {leaving} did not leave within {waitfor} s; the removal goes on") from None
+        return done
+
+    def _remove(self, pids: list[ProcessId], patience: float, done: Future[None] | None) -> None:
+        left = {pid: self._engines[pid] for pid in pids if pid in self._engines}
+        for pid in left:
+            with contextlib.suppress(Exception):
+                self.node.tell(pid, leave)
+        for force in (False, True):
+            if self._all_gone(left, patience):
+                break
+            for pid, (engine, worker) in left.items():
+                if self.node.peers.reason(pid) is None:
+                    engine.stop(worker, force=force)
+        self._all_gone(left, 10.0)
+        if done is not None:
+            done.finish(None, None)
+
+    def _all_gone(self, pids: Iterable[ProcessId], patience: float) -> bool:
+        deadline = time.monotonic() + patience
+        with self.node.members_changed:
+            return self.node.members_changed.wait_for(
+                lambda: all(self.node.peers.reason(pid) is not None for pid in pids),
+                max(0.0, deadline - time.monotonic()),
+            )
+
+    def close(self) -> None:
+        """Remove all workers, print what they left, and stop."""
+        self._removing.update(self._engines)
+        self._remove(list(self._engines), _AT_EXIT, None)
+        self.mirror.close(1.0)
+        self.node.close()
+
+
+def _pack(peer: Peer) -> tuple[Any, ...]:
+    return peer.pid, peer.address, peer.host, peer.ospid
+
+
+def admit(peers: list[tuple[Any, ...]]) -> None:
+    """Take in members; runs on workers."""
+    node = current_node()
+    for each in peers:
+        node.peers.add(Peer(*each))
+    node.changed()
+
+
+def dismiss(pid: ProcessId, reason: str) -> None:
+    """Take note that a member is gone; runs on workers."""
+    current_node().exited(pid, reason)
+
+
+class _Master:
+    """The cluster of this process, made by the first ``addprocs``."""
+
+    cluster: Cluster | None = None
+    lock = threading.Lock()
+
+
+def master() -> Cluster:
+    """Return the cluster of this process; RuntimeError in a worker."""
+    node = find_node()
+    if node is not None and node.pid != 1:
+        raise RuntimeError(_NOT_MASTER)
+    with _Master.lock:
+        if _Master.cluster is None:
+            _Master.cluster = Cluster()
+            set_process_node(_Master.cluster.node)
+            _Master.cluster.node.reader.guard_interrupts()
+            atexit.register(shutdown)
+        return _Master.cluster
+
+
+def shutdown() -> None:
+    """Remove all workers and leave nothing behind; the next ``addprocs`` begins anew. Runs at exit."""
+    with _Master.lock:
+        cluster, _Master.cluster = _Master.cluster, None
+    if cluster is not None:
+        atexit.unregister(shutdown)
+        cluster.close()
+        set_process_node(None)
+
+
+# Public
+
+
+def addprocs(
+    what: int | Engine | None = None,
+    /,
+    *,
+    threads: int = 1,
+    env: Mapping[str, str | None] | None = None,
+    cwd: str | None = None,
+    python: str | None = None,
+    timeout: float | None = None,
+    at_least: int | None = None,
+) -> Procs:
+    """Start workers and return their ids, in a list that is also a context manager which removes them.
+
+    ``what`` is how many processes of this machine to start (as many as there are processors by default), or an
+    engine that brings others. Local workers see ``sys.path``, the working directory and the environment as they
+    are now; ``env`` overrides variables (None removes one), ``cwd`` the directory, ``python`` the interpreter,
+    ``threads`` is how many threads NumPy, Numba and their like use in each. Blocks until the workers answer, at
+    most ``timeout`` seconds (60, or FARCALL_WORKER_TIMEOUT). One that cannot start is a ``LaunchError`` with what
+    it printed, and the others are removed again; with ``at_least=k`` the rest go on if they are k, and the failures
+    are warned of. Only process 1 may call this. Julia: the same name.
+    """
+    cluster = master()
+    if isinstance(what, bool) or not isinstance(what, (int, Engine, type(None))):
+        raise TypeError(f"addprocs({what!r}): write how many local workers to start, or an engine")
+    if isinstance(what, Engine):
+        given = {"env": env, "cwd": cwd, "python": python}
+        unwanted = [name for name, value in given.items() if value is not None]
+        if unwanted:
+            raise TypeError(f"{', '.join(unwanted)}: give these to {type(what).__name__}(...) itself")
+        engine = what
+    else:
+        count = len(os.sched_getaffinity(0)) if what is None else what
+        engine = Local(count, threads=threads, env=env or {}, cwd=cwd, python=python)
+    return cluster.add(engine, cluster.node.config.worker_timeout if timeout is None else timeout, at_least)
+
+
+def rmprocs(*pids: ProcessId | Iterable[ProcessId], waitfor: float | None = None) -> Future[None]:
+    """Remove workers; return a Future that is done when they are gone.
+
+    Blocks until then; ``waitfor=0`` returns at once; after ``waitfor`` seconds it is a ``TimeoutError``, and the
+    removal goes on. A worker is asked to end, which it does when its main thread is free, then gets SIGTERM, then
+    SIGKILL. Calls under way there end with ``ProcessExited``. A worker that is gone already is no error, an id
+    that never was is a ``ValueError``, and process 1 stays. Only process 1 may call this. Julia: the same name.
+    """
+    flat = [pid for each in pids for pid in ([each] if isinstance(each, int) else each)]
+    cluster = master()
+    if 1 in flat:
+        warnings.warn("process 1 is the master and is not removed", RuntimeWarning, stacklevel=2)
+    leaving = [pid for pid in flat if pid != 1]
+    for pid in leaving:
+        with contextlib.suppress(ProcessExited):
+            cluster.node.peers.get(pid)
+    return cluster.remove(leaving, waitfor)
+
+
+def procs(pid: ProcessId | None = None) -> list[ProcessId]:
+    """Return the ids of all processes, or of those on the same host as one. Julia: the same name."""
+    node = find_node()
+    if node is None:
+        if pid not in (None, 1):
+            raise ValueError(f"there is no process {pid!r} in this cluster; procs() lists them: [1]")
+        return [1]
+    return node.peers.pids() if pid is None else node.peers.on_host_of(pid)
+
+
+def workers() -> list[ProcessId]:
+    """Return the ids of the workers; ``[1]`` when the master is alone, so that programs run unchanged serially."""
+    return [pid for pid in procs() if pid != 1] or [1]
+
+
+def nprocs() -> int:
+    """Return how many processes there are, the master included. Julia: the same name."""
+    return len(procs())
+
+
+def nworkers() -> int:
+    """Return how many workers there are; 1 when the master is alone. Julia: the same name."""
+    return len(workers())
+
+
+def interrupt(*pids: ProcessId | Iterable[ProcessId]) -> None:
+    """Interrupt the calls under way on workers, on all by default: each raises KeyboardInterrupt there.
+
+    Idle workers are left alone. Returns at once. Only process 1 may call this. Julia: the same name.
+    """
+    flat = [pid for each in pids for pid in ([each] if isinstance(each, int) else each)]
+    node = master().node
+    for pid in flat or workers():
+        if pid != 1:
+            node.tell(pid, interrupt_calls)
+
+
+def interrupt_calls() -> None:
+    """Interrupt every call of this process but this one."""
+    node, me = current_node(), current_call.get()
+    for link in list(node.reader.links):
+        for call in list(link.running.values()):
+            if call is not me:
+                call.interrupt()

@@ -1,0 +1,1 @@
+"""How workers come to be and how we learn that one ended. An engine never sees a message."""

@@ -1,0 +1,46 @@
+"""What an engine must do. ``farcall.testing.EngineSuite`` is the same in tests."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from .._errors import LaunchError
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What every worker of one ``addprocs`` is told before it listens. ``token`` must not appear in a command line."""
+
+    token: bytes
+    timeout: float
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A worker that listens. ``output`` are descriptors to read what it prints (stdout, stderr), closed by the reader.
+
+    Equal only to itself: ``key`` is the engine's own handle.
+    """
+
+    address: str
+    output: tuple[int, int] | None = field(default=None, compare=False)
+    key: object = field(default=None, repr=False)
+
+
+class Engine(ABC):
+    """Brings workers into being, stops them, and tells when one ends. Any thread."""
+
+    @abstractmethod
+    def launch(self, offer: Offer) -> Iterator[Launched | LaunchError]:
+        """Start all workers at once and yield each as soon as it listens, or the reason why it never will.
+
+        Closing the iterator early stops those that have not been yielded.
+        """
+
+    @abstractmethod
+    def stop(self, worker: Launched, *, force: bool) -> None:
+        """Ask a worker to end (SIGTERM), or end it (``force``: SIGKILL). Returns at once; a dead worker is no error."""
+
+    @abstractmethod
+    def watch(self, on_exit: Callable[[Launched, str], None]) -> None:
+        """Have ``on_exit`` called once for each launched worker that ends, with the reason, also if it ended before."""

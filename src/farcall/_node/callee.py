@@ -1,0 +1,179 @@
+"""The calls that run in this process, and their answers.
+
+Everything here runs on the thread of the call, or, for a coroutine, on a thread of the pool when it has ended.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from .._errors import SerializationError
+from .._types import CallId
+from .._wire import messages, pickles
+from .._wire.frames import Frame, encode_small
+from .._wire.messages import VALUE, WANT_FUTURE, WANT_NOTHING
+from .._wire.pickles import Payload
+from .answers import encode_error, print_failure
+from .current import current_call
+from .executor import LONG, Call, Definition, EventLoop
+from .link import Link
+from .slots import Target
+
+if TYPE_CHECKING:
+    from .node import Node
+
+_MOST_WAITING = 64  # answers that wait for company
+_clock = time.perf_counter
+
+
+class Callee:
+    """Runs what others, and this process itself, ask this process to run."""
+
+    def __init__(self, node: "Node") -> None:
+        self._node = node
+        self._loop: EventLoop | None = None
+        self._starting = threading.Lock()
+
+    def execute(self, call: Call, definition: Definition, frame: Frame, parts: Any, *, coalesce: bool = False) -> None:
+        """Run a call of a peer and answer it. Any thread; never raises."""
+        token = current_call.set(call)
+        started = _clock()
+        try:
+            try:
+                function = definition.function()
+                body = frame.body
+                args = pickles.decode(body, *parts) if parts is not None else pickles.decode_plain(body)
+            except SerializationError as error:
+                raise SerializationError(f"on process {self._node.pid} the call arrived, but {error}") from error.__cause__
+            if frame.flags & messages.KEYWORDS:
+                args, kwargs = args
+                value = call.run(function, args, kwargs)
+            else:
+                value = call.run(function, args, {})
+        except BaseException as error:
+            self.answer_error(call, error)
+        else:
+            if type(value) is CoroutineType:
+                self.event_loop().start(call, value, lambda value, error: self._answer(call, value, error))
+            else:
+                self.answer_value(call, value, coalesce=coalesce)
+        finally:
+            current_call.reset(token)
+            finished = _clock()
+            if definition.cost != LONG:
+                definition.took(finished - started)
+            if self._node.trace is not None:
+                self._node.trace.ran(call, started, finished)
+
+    def execute_inline(self, call: Call, definition: Definition, frame: Frame) -> bool:
+        """Run a short call on the leader's thread; false if it was not that short, and another thread leads now."""
+        reader = self._node.reader
+        assert call.link is not None
+        reader.inline_thread = threading.get_ident()
+        reader.inline_serial += 1
+        reader.tickets.append((call.link, definition))
+        if not reader.ticking:
+            reader.tick()
+        self.execute(call, definition, frame, None, coalesce=True)
+        return reader.take_ticket_back()
+
+    def execute_here(
+        self, call: Call, target: Target, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Run a call that this process makes to itself."""
+        token = current_call.set(call)
+        try:
+            target.begin(call)
+            value = call.run(function, args, kwargs)
+            if type(value) is CoroutineType:
+                self.event_loop().start(call, value, target.finish)
+                return
+        except BaseException as error:
+            if call.want == WANT_NOTHING:
+                self.report(error)
+            target.finish(None, error)
+        else:
+            target.finish(value, None)
+        finally:
+            current_call.reset(token)
+
+    def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:
+        if error is None:
+            self.answer_value(call, value)
+        else:
+            self.answer_error(call, error)
+
+    def answer_value(self, call: Call, value: Any, *, coalesce: bool = False) -> None:
+        """Send the value of a call to whoever made it, or keep it until somebody fetches it."""
+        link, want, number = call.link, call.want, call.number
+        assert link is not None
+        link.running.pop(number, None)
+        if want == WANT_NOTHING:
+            return
+        status = VALUE
+        try:
+            if want == WANT_FUTURE:
+                self._node.references.settle((link.pid, number), value, None)
+                payload, status = self._encode_small_result(value)
+            else:
+                payload = pickles.encode(value)
+        except SerializationError as error:
+            self.answer_error(call, error)
+            return
+        self._post_answer(link, status, number, payload, coalesce)
+
+    def _encode_small_result(self, value: Any) -> tuple[Payload, int]:
+        try:
+            return pickles.encode(value, self._node.config.small_result), VALUE
+        except (pickles.TooLarge, SerializationError):
+            return Payload(b""), messages.STORED  # it may be used where it is, whether or not it can travel
+
+    def answer_error(self, call: Call, error: BaseException) -> None:
+        """Send the error of a call to whoever made it; of one that nobody waits for, print it on the master."""
+        link = call.link
+        assert link is not None
+        link.running.pop(call.number, None)
+        if call.want == WANT_NOTHING:
+            self.report(error)
+            return
+        if call.want == WANT_FUTURE:
+            self._node.references.settle((link.pid, call.number), None, error)
+        self._post_answer(link, messages.ERROR, call.number, encode_error(error, str(self._node.describe())), False)
+
+    def _post_answer(self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool) -> None:
+        try:
+            if payload.buffers or payload.references:
+                self._node.references.announce(payload, link.pid)
+                link.post_payload(messages.RESULT, 0, status, number, payload)
+                return
+            frame = encode_small(messages.RESULT, 0, status, number, payload.body)
+            if coalesce and len(link.out) < _MOST_WAITING:
+                link.out.append(frame)  # the leader flushes when there is nothing more to read
+            else:
+                link.post(frame)
+        except OSError:
+            pass  # the reader finds the end of the connection
+
+    def event_loop(self) -> Any:
+        """Return the runner of coroutines, started now if need be."""
+        with self._starting:
+            if self._loop is None:
+                self._loop = EventLoop()
+            return self._loop
+
+    def report(self, error: BaseException) -> None:
+        """Print an error on the master, because nobody else will see it."""
+        body = encode_error(error, str(self._node.describe())).body
+        if self._node.pid == 1:
+            print_failure(body)
+        else:
+            with contextlib.suppress(Exception):
+                self._node.tell(1, print_failure, body)
+
+    def close(self) -> None:
+        """Stop running coroutines."""
+        if self._loop is not None:
+            self._loop.close()

@@ -1,0 +1,40 @@
+"""Which node, and which call of it, am I?
+
+The answer is a Call: inside a remote call that call; in a thread of a node a call that stands for the node;
+elsewhere the node of the process, if it has one.
+"""
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .executor import Call
+    from .node import Node
+
+current_call: "ContextVar[Call | None]" = ContextVar("farcall_call", default=None)
+
+
+class _Process:
+    """The node of this process, for threads that farcall did not start."""
+
+    node: "Node | None" = None
+
+
+def current_node() -> "Node":
+    """Return the node that the running code belongs to; RuntimeError if there is none."""
+    call = current_call.get()
+    node = call.node if call is not None else _Process.node
+    if node is None:
+        raise RuntimeError("this process is not part of a cluster yet")
+    return node
+
+
+def find_node() -> "Node | None":
+    """Return the node that the running code belongs to, if any."""
+    call = current_call.get()
+    return call.node if call is not None else _Process.node
+
+
+def set_process_node(node: "Node | None") -> None:
+    """Make a node that of this process, or none."""
+    _Process.node = node

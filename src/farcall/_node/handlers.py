@@ -1,0 +1,100 @@
+"""What happens when a message arrives: one function per kind.
+
+They run on the thread that reads the link, in the order of its messages, and never run code of the user's; only
+``on_call`` may, when that thread is the leader.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .._wire import messages
+from .._wire.frames import Frame
+from .executor import SHORT, Call, Definition
+from .link import Link
+from .reader import flush_quietly
+
+if TYPE_CHECKING:
+    from .node import Node
+
+
+def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
+    """Begin a call. False if the reader was the leader and is no more."""
+    definition = link.definitions.get(frame.target)
+    call = Call(node, link, frame.call, frame.flags & messages.WANTS)
+    link.running[frame.call] = call
+    parts = node.references.unwrap(link, frame) if frame.attachments else None
+    if call.want == messages.WANT_FUTURE:
+        node.references.own((link.pid, frame.call), link.pid)
+    if definition is None:
+        node.callee.answer_error(call, LookupError(f"function {frame.target} has not been defined here"))
+        return True
+    if not leading:
+        node.pool.run(node.callee.execute, call, definition, frame, parts)
+        return True
+    reader = node.reader
+    if definition.cost is not None and definition.cost < SHORT and parts is None:
+        return node.callee.execute_inline(call, definition, frame)
+    if link.out:
+        node.pool.run(flush_quietly, link)
+    reader.give_role(link)
+    node.callee.execute(call, definition, frame, parts)
+    return False
+
+
+def on_result(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
+    """Deliver an answer. One that nobody waits for any more is dropped, with the references in it."""
+    target = link.pending.pop(frame.call, None)
+    if target is None:
+        if frame.attachments:
+            node.references.unwrap(link, frame)
+        if frame.target == messages.STORED:
+            node.references.let_go(link.pid, node.pid, frame.call)
+        return True
+    target.settle(link, frame)
+    return True
+
+
+def on_define(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
+    """Keep a function; it is unpickled by the first call of it."""
+    parts = node.references.unwrap(link, frame)
+    link.definitions[frame.target] = Definition((frame.body, *parts), fresh=bool(frame.flags & messages.FRESH))
+    return True
+
+
+def on_forget(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
+    """Drop a function; calls of it that run keep it."""
+    link.definitions.pop(frame.target, None)
+    return True
+
+
+def on_cancel(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
+    """Interrupt a call. One that has ended is no error."""
+    call = link.running.get(frame.call)
+    if call is not None:
+        node.pool.run(call.interrupt)
+    return True
+
+
+def on_hold(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
+    """Take note of who holds what is owned here."""
+    for creator, number, holder, change in messages.decode_hold(bytes(frame.body)):
+        node.references.change_hold((creator, number), holder, change)
+    return True
+
+
+def on_release(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
+    """Take shared memory back."""
+    for segment in messages.decode_release(bytes(frame.body)):
+        node.segments.release(segment, link)
+    return True
+
+
+HANDLERS: dict[int, Callable[["Node", Link, Frame, bool], bool]] = {
+    messages.CALL: on_call,
+    messages.RESULT: on_result,
+    messages.DEFINE: on_define,
+    messages.FORGET: on_forget,
+    messages.CANCEL: on_cancel,
+    messages.HOLD: on_hold,
+    messages.RELEASE: on_release,
+}

@@ -1,0 +1,448 @@
+"""The node: everything that farcall keeps in a process.
+
+Here are its links, the calls that it makes, and what it does when a process is gone. ``callee`` has the calls that
+run here, ``references`` the values that live here or elsewhere, ``reader`` the threads that read.
+
+Threads: any thread may call a public method. Messages are handled on whichever thread reads the link. User code
+runs on the pool's threads, on the main thread of a worker, or, if it is known to be short, on the thread that reads.
+"""
+
+import contextlib
+import itertools
+import os
+import platform
+import re
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from .._config import Config
+from .._errors import AuthenticationError, ProcessExited, SerializationError
+from .._transport import handshake
+from .._transport.base import Listener, Transport
+from .._transport.shm import Probe, SegmentPool, can_read
+from .._types import CallId, ProcessId
+from .._version import __version__
+from .._wire import messages, pickles
+from .._wire.codebook import Codebook
+from .._wire.frames import Frame, encode_small
+from .._wire.messages import VALUE, WANT_NOTHING, WANT_VALUE
+from .._wire.pickles import Payload
+from .answers import decode_error
+from .callee import Callee
+from .current import current_call
+from .executor import Call, ThreadPool
+from .handlers import HANDLERS
+from .link import Link
+from .peers import Peer, Peers
+from .reader import Reader
+from .references import References
+from .slots import Slot, Target
+
+_GRACE = 1.0  # seconds between the end of a connection and the news of its process, or the other way round
+
+
+class Node:
+    """One process of a cluster."""
+
+    def __init__(
+        self,
+        pid: ProcessId,
+        token: bytes,
+        config: Config,
+        *,
+        dial: Callable[[str, float], Transport],
+        listener: Listener | None = None,
+        leads_on_main: bool = False,
+    ) -> None:
+        self.pid = pid
+        self.config = config
+        self.peers = Peers()
+        self.pool = ThreadPool(config.idle_thread, self._enter_thread)
+        self.codebook = Codebook(config.definition_limit, config.capture_warning)
+        self.segments = SegmentPool(config.shared_pool)
+        self.links: dict[ProcessId, Link] = {}  # the one on which we call a peer
+        self.trace: Any = None
+        self.turn = 0  # of "any"
+        self.journal: list[tuple[Any, ...]] = []  # what ``everywhere`` did, for workers that join later; the master's
+        self.default_pool: Any = None
+        self.members_changed = threading.Condition()
+        self.observers: weakref.WeakSet[Any] = weakref.WeakSet()  # told by ``changed``
+        self.on_exit: Callable[[ProcessId, str], None] = lambda pid, reason: None
+        self.closed = False
+        self._token = token
+        self._dial = dial
+        self._listener = listener
+        self._probe = Probe()
+        self._lock = threading.Lock()  # guards the tables of members and exits; nothing is sent with it held
+        self._dialling = threading.Lock()
+        self.references = References(self)
+        self.callee = Callee(self)
+        self._numbers = itertools.count(1)
+        self._exits: dict[ProcessId, _Exit] = {}  # under way
+        self.reader = Reader(
+            config, self.pool, self._handle, self._lost, self._accept, self._tick, polls=listener is not None
+        )
+        self.peers.add(self.describe())
+        if listener is not None:
+            self.reader.listen(listener)
+        if not leads_on_main:
+            self.pool.run(self.reader.lead)
+
+    def __repr__(self) -> str:
+        return f"<Node {self.pid}: {len(self.peers.pids())} processes, {len(self.references.values)} values>"
+
+    def describe(self) -> Peer:
+        """Return what other processes must know of this one."""
+        return Peer(self.pid, self._listener.address if self._listener else "", socket.gethostname(), os.getpid())
+
+    def _enter_thread(self) -> None:
+        current_call.set(Call(self, None, 0, WANT_NOTHING))
+
+    # Links
+
+    def connect(self, address: str, pid: ProcessId, timeout: float | None = None) -> Peer:
+        """Dial a process, agree on who is who, and return what it says of itself; its calls go over this link."""
+        limit = self.config.handshake_timeout if timeout is None else timeout
+        transport = self._dial(address, limit)
+        hello = handshake.perform(transport, handshake.dialler_steps(self._token, self._hello(pid)), limit)
+        self._begin(transport, hello, pid)
+        return Peer(pid, address, hello["host"], hello["process"])
+
+    def _hello(self, you: ProcessId = 0) -> dict[str, Any]:
+        return {
+            "versions": _versions(),
+            "me": self.pid,
+            "you": you,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "probe": [self._probe.descriptor, self._probe.secret.hex()],
+        }
+
+    def _accept(self, listener: Listener) -> None:
+        """Let a thread talk to whoever knocks; the leader's thread."""
+        try:
+            transport = listener.accept()
+        except OSError:
+            return  # it has gone again, or may not come in
+        self.pool.run(self._welcome, transport)
+
+    def _welcome(self, transport: Transport) -> None:
+        steps = handshake.listener_steps(self._token, self._hello())
+        try:
+            hello = handshake.perform(transport, steps, self.config.handshake_timeout)
+            if hello["me"] == 1 and self.pid == 0:
+                self._take_pid(hello["you"])
+            self._begin(transport, hello, hello["me"])
+        except Exception:
+            transport.close()  # the dialler has the error; here it is of no use to anybody
+
+    def _take_pid(self, pid: ProcessId) -> None:
+        """Be told by the master who we are, which is the first thing that it tells."""
+        self.pid = pid
+        self.peers = Peers()
+        self.peers.add(self.describe())
+
+    def _begin(self, transport: Transport, hello: dict[str, Any], pid: ProcessId) -> None:
+        """Find out whether memory can be shared, and have the link read."""
+        descriptor, secret = hello["probe"]
+        can = can_read(hello["process"], descriptor, bytes.fromhex(secret))
+        shares = handshake.exchange_flag(transport, can, self.config.handshake_timeout)
+        link = Link(transport, pid, hello["process"], shares and can, self.segments, self.config)
+        if self.closed:
+            link.dispose()
+            raise AuthenticationError("this process is leaving the cluster")
+        self.links.setdefault(pid, link)
+        self.reader.add(link)
+
+    def link_to(self, pid: ProcessId) -> Link:
+        """Return the link to a process, dialled now if there is none. ProcessExited, ValueError as in ``Peers``."""
+        link = self.links.get(pid)
+        if link is not None:
+            return link
+        peer = self.peers.get(pid)
+        with self._dialling:
+            if pid not in self.links:
+                try:
+                    self.connect(peer.address, pid)
+                except OSError as error:
+                    self._await_exit(pid, f"it cannot be reached: {error}")
+                    raise ProcessExited(pid, self.peers.reason(pid) or f"it cannot be reached: {error}") from None
+            return self.links[pid]
+
+    def _await_exit(self, pid: ProcessId, reason: str) -> None:
+        """Give the news of an exit a moment to arrive."""
+        deadline = time.monotonic() + _GRACE
+        while self.peers.reason(pid) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    # Calls made here
+
+    def start(
+        self,
+        pid: ProcessId,
+        target: Target,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        want: int,
+    ) -> tuple[Link | None, CallId]:
+        """Send a call and return where and under which number; the target will be settled, come what may.
+
+        What cannot be pickled is a SerializationError here, and nothing is sent. A call to this process itself
+        gets a thread (and no link), and its arguments are not copied.
+        """
+        number = next(self._numbers)
+        if pid == self.pid:
+            self.pool.run(self.callee.execute_here, Call(self, None, number, want), target, function, args, kwargs)
+            return None, number
+        link = self.links.get(pid) or self.link_to(pid)
+        known = self.codebook.number_of(function)
+        once = False
+        if known not in link.known:
+            known, once = self._define(link, function)
+        flags = want
+        if kwargs:
+            flags |= messages.KEYWORDS
+            payload = pickles.encode((args, kwargs))
+        else:
+            payload = pickles.encode_arguments(args)
+        if want != WANT_NOTHING:
+            link.pending[number] = target
+        try:
+            self._post_call(link, flags, known, number, payload)
+            if once:
+                link.post(messages.encode_forget(known))
+        except OSError:
+            self._broke(link)
+        if link.closed:
+            self._fail_if_gone(link)
+        return link, number
+
+    def _post_call(self, link: Link, flags: int, known: int, number: CallId, payload: Payload) -> None:
+        if payload.buffers or payload.references:
+            self.references.announce(payload, link.pid)
+            link.post_payload(messages.CALL, flags, known, number, payload)
+        else:
+            frame = encode_small(messages.CALL, flags, known, number, payload.body)
+            if flags & messages.WANTS == WANT_VALUE:
+                link.post(frame)  # its caller waits for it
+            elif link.enqueue(frame):
+                self.reader.tick()
+        if self.trace is not None:
+            self.trace.sent(link.pid, number, payload.size)
+
+    def _define(self, link: Link, function: Callable[..., Any]) -> tuple[int, bool]:
+        """Make sure that a peer has a function; return its number, and whether it is for one call only."""
+        shipment = self.codebook.examine(function)
+        if shipment.number not in link.known:
+            flags = messages.FRESH if shipment.fresh else 0
+            self.references.announce(shipment.payload, link.pid)
+            try:
+                link.post_payload(messages.DEFINE, flags, shipment.number, 0, shipment.payload)
+            except OSError:
+                self._broke(link)
+            if not shipment.once:
+                link.known.add(shipment.number)
+        while self.codebook.forgotten:
+            with contextlib.suppress(IndexError):
+                self._forget(self.codebook.forgotten.pop())
+        return shipment.number, shipment.once
+
+    def _forget(self, number: int) -> None:
+        for link in list(self.reader.links):
+            if number in link.known:
+                link.known.discard(number)
+                with contextlib.suppress(OSError):
+                    link.post(messages.encode_forget(number))
+
+    def ask(self, pid: ProcessId, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a function on a process and return its value: one message each way. The caller's thread waits."""
+        if pid == self.pid:
+            return function(*args, **kwargs)
+        slot = Slot()
+        link, number = self.start(pid, slot, function, args, kwargs, WANT_VALUE)
+        try:
+            self.reader.wait(slot, link)
+        except BaseException:
+            self.cancel(link, number)
+            raise
+        return self.open_slot(slot)
+
+    def next_number(self) -> int:
+        """Return a number that names a call or a value of this process, once."""
+        return next(self._numbers)
+
+    def tell(self, pid: ProcessId, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Run a function on a process and do not wait for anything."""
+        self.start(pid, Slot(), function, args, kwargs, WANT_NOTHING)
+
+    def cancel(self, link: Link | None, number: CallId) -> bool:
+        """Interrupt a call made here; false if its answer has arrived. The target is not settled any more."""
+        if link is None or link.pending.pop(number, None) is None:
+            return False
+        try:
+            link.post(messages.encode_cancel(number))
+        except OSError:
+            self._broke(link)
+        return True
+
+    def open_slot(self, slot: Slot) -> Any:
+        """Return the value that arrived in a slot, or raise the error."""
+        if slot.frame is None:
+            return slot.outcome()
+        assert slot.link is not None
+        return self.open_answer(slot.link, slot.frame)
+
+    def open_answer(self, link: Link, frame: Frame) -> Any:
+        """Return the value of an answer, or raise its error."""
+        parts = self.references.unwrap(link, frame) if frame.attachments else ((), (), ())
+        if frame.target == VALUE:
+            try:
+                return pickles.decode(frame.body, *parts)
+            except SerializationError as error:
+                raise SerializationError(f"the answer of process {link.pid} came, but {error}") from error.__cause__
+        raise decode_error(frame.body, parts)
+
+    def _handle(self, link: Link, frame: Frame, leading: bool) -> bool:
+        """Handle a message; false if this thread was the leader and is no more."""
+        try:
+            handler = HANDLERS[frame.kind]
+        except KeyError:
+            raise EOFError(f"a message of unknown kind {frame.kind}") from None
+        return handler(self, link, frame, leading)
+
+    # Members
+
+    def changed(self) -> None:
+        """Tell who waits for it that somebody has joined or left."""
+        with self.members_changed:
+            self.members_changed.notify_all()
+        for observer in list(self.observers):
+            observer.on_members_changed()
+
+    def _tick(self) -> bool:
+        """Do what is due; true if there may be more soon. The ticker's thread, which must not block."""
+        busy = self.references.tick()
+        for pid, leaving in list(self._exits.items()):
+            busy = True
+            if time.monotonic() >= leaving.deadline:
+                self.pool.run(self._bury, pid)
+        return busy
+
+    def _lost(self, link: Link) -> None:
+        """A connection has ended; the thread that read it. What it was for ends when the reason is known."""
+        if self.links.get(link.pid) is link or link.pending:
+            self._leave(link.pid, connection_ended=True)
+        else:
+            self.pool.run(self.reader.remove, link)
+
+    def _broke(self, link: Link) -> None:
+        """Sending failed. The reader will find the end of the connection and say so."""
+
+    def exited(self, pid: ProcessId, reason: str) -> None:
+        """A process has ended, says whoever watches it. Its last messages may still be in its connection."""
+        self._leave(pid, reason=reason)
+
+    def _leave(self, pid: ProcessId, reason: str | None = None, connection_ended: bool = False) -> None:
+        with self._lock:
+            if self.peers.reason(pid) is not None or self.closed:
+                return
+            leaving = self._exits.setdefault(pid, _Exit(time.monotonic() + _GRACE))
+            leaving.reason = leaving.reason or reason
+            leaving.connection_ended |= connection_ended or pid not in self.links
+            complete = leaving.reason is not None and leaving.connection_ended
+        if complete:
+            self.pool.run(self._bury, pid)
+        else:
+            self.reader.tick()
+
+    def _bury(self, pid: ProcessId) -> None:
+        """Fail what waits for a process that is gone, and free what it held."""
+        with self._lock:
+            leaving = self._exits.pop(pid, None)
+            if leaving is None:
+                return
+            reason = leaving.reason or "the connection to it broke"
+            self.peers.remove(pid, reason)
+        self.references.lose(pid)
+        self.links.pop(pid, None)
+        for each in [each for each in list(self.reader.links) if each.pid == pid]:
+            each.close()
+            self.reader.remove(each)
+            for call in list(each.running.values()):
+                call.interrupt()
+            while each.pending:
+                with contextlib.suppress(KeyError):
+                    each.pending.popitem()[1].finish(None, ProcessExited(pid, reason))
+        self.on_exit(pid, reason)
+        self.changed()
+
+    def _fail_if_gone(self, link: Link) -> None:
+        """Settle a call that was added to a link after its peer was buried."""
+        reason = self.peers.reason(link.pid)
+        while reason is not None and link.pending:
+            with contextlib.suppress(KeyError):
+                link.pending.popitem()[1].finish(None, ProcessExited(link.pid, reason))
+
+    def close(self) -> None:
+        """Leave the cluster: close every link, end the threads, give all memory back."""
+        if self.closed:
+            return
+        self.closed = True
+        self.reader.close()
+        for link in list(self.reader.links):
+            link.close()
+            self.reader.remove(link)
+            while link.pending:
+                with contextlib.suppress(KeyError):
+                    link.pending.popitem()[1].finish(None, ProcessExited(link.pid, "the cluster was shut down"))
+        if self._listener is not None:
+            self._listener.close()
+        self.callee.close()
+        self.pool.close()
+        self.pool.join(1.0)
+        self.reader.join()
+        self.segments.close()
+        self._probe.close()
+
+
+class _Exit:
+    """What is known of a process that is about to be gone."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.reason: str | None = None
+        self.connection_ended = False
+
+
+def _versions() -> dict[str, str]:
+    """Return what must be equal on both sides of a link. NumPy is looked up, not imported."""
+    return {
+        "farcall": __version__,
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        "pickle": str(pickles.PROTOCOL),
+        "numpy": _numpy_version(),
+    }
+
+
+def _numpy_version() -> str:
+    """Return the version of NumPy that an import would give, empty if none."""
+    loaded = sys.modules.get("numpy")
+    if loaded is not None:
+        return str(getattr(loaded, "__version__", ""))
+    spec = find_spec("numpy")
+    if spec is None or spec.origin is None:
+        return ""
+    try:
+        text = Path(spec.origin).with_name("version.py").read_text()
+    except OSError:
+        return ""
+    found = re.search(r"^(?:short_)?version = [\"']([^\"']+)", text, re.MULTILINE)
+    return found[1] if found else ""

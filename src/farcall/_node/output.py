@@ -1,0 +1,198 @@
+"""What workers print, on the master: whole lines, each with its worker, in order.
+
+A worker's standard output and error are pipes that the master reads, so what was printed arrives even if the
+worker dies at the next instruction. ``LineStream`` keeps the lines of its threads apart; ``Mirror`` prints them.
+"""
+
+import contextlib
+import ctypes
+import io
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+from .._types import ProcessId
+
+_LINE_BUFFERED = 1  # _IOLBF
+
+
+class LineStream(io.TextIOBase):
+    """A ``sys.stdout`` that writes whole lines to a descriptor at once, one thread's never inside another's.
+
+    A line is written when its newline comes. ``flush`` writes what this thread has of one; if another thread
+    prints before the rest comes, the line is broken there.
+    """
+
+    encoding = "utf-8"  # type: ignore[assignment]
+    errors = "backslashreplace"  # type: ignore[assignment]
+    line_buffering = True
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        self.name = name
+        self.buffer = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115  # as long as the process
+        self._descriptor = descriptor
+        self._lock = threading.RLock()  # reentrant: a signal handler may print
+        self._begun: dict[int, str] = {}  # by thread: a line without its end
+        self._open: int | None = None  # the thread whose flushed line has no end yet
+        self._broken: set[int] = set()  # threads whose line was ended for them
+
+    def write(self, text: str) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        me = threading.get_ident()
+        lines, newline, rest = (self._begun.pop(me, "") + text).rpartition("\n")
+        if rest:
+            self._begun[me] = rest
+        if newline:
+            self._emit(lines + newline, me)
+        return len(text)
+
+    def flush(self) -> None:
+        me = threading.get_ident()
+        begun = self._begun.pop(me, "")
+        if begun:
+            self._emit(begun, me)
+
+    def finish(self) -> None:
+        """Write what every thread has begun; at exit."""
+        for thread, begun in list(self._begun.items()):
+            self._emit(begun + "\n", thread)
+        self._begun.clear()
+
+    def _emit(self, text: str, thread: int) -> None:
+        with self._lock:
+            if self._open not in (None, thread):
+                self._broken.add(self._open)  # type: ignore[arg-type]
+                text = "\n" + text
+            elif thread in self._broken and self._open is None:
+                self._broken.discard(thread)
+                text = text.removeprefix("\n")
+            self._open = None if text.endswith("\n") else thread
+            data = memoryview(text.encode(self.encoding, self.errors))
+            while len(data):
+                data = data[os.write(self._descriptor, data) :]
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def writable(self) -> bool:
+        return True
+
+    def reconfigure(self, **options: Any) -> None:
+        """Accept what a TextIOWrapper accepts; lines stay lines."""
+
+
+def stream_lines() -> None:
+    """Have this process print line by line, from Python and from C."""
+    with contextlib.suppress(OSError, AttributeError, ValueError):
+        library = ctypes.CDLL(None)
+        library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, _LINE_BUFFERED, 0)
+    sys.stdout = sys.__stdout__ = LineStream(1, "<stdout>")  # type: ignore[assignment, misc]
+    sys.stderr = sys.__stderr__ = LineStream(2, "<stderr>")  # type: ignore[assignment, misc]
+
+
+class Mirror:
+    """Prints the lines of workers on the current ``sys.stdout`` and ``sys.stderr`` of this process."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._lock = threading.Lock()
+        self._woken, self._waker = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._sources: set[_Source] = set()
+        self._closing: float | None = None
+        self._thread = threading.Thread(target=self._run, name="farcall-output", daemon=True)
+        self._thread.start()
+
+    def add(self, pid: ProcessId, output: tuple[int, int]) -> None:
+        """Print what comes from a worker's two descriptors, and close each at its end."""
+        with self._lock:
+            for descriptor, name in zip(output, ("stdout", "stderr"), strict=True):
+                os.set_blocking(descriptor, False)
+                source = _Source(pid, descriptor, name)
+                self._sources.add(source)
+                self._selector.register(descriptor, selectors.EVENT_READ, source)
+        self._waker.send(b"x")
+
+    def drain(self, pid: ProcessId) -> None:
+        """Read no longer from a worker that has ended than it takes to read what it left."""
+        with self._lock:
+            for source in self._sources:
+                if source.pid == pid:
+                    source.ended = True
+        self._waker.send(b"x")
+
+    def close(self, timeout: float) -> None:
+        """Print what is left, waiting for workers that are about to end, and stop."""
+        self._closing = time.monotonic() + timeout
+        self._waker.send(b"x")
+        self._thread.join(timeout + 1)
+        self._waker.close()
+        self._woken.close()
+        self._selector.close()
+
+    def _run(self) -> None:
+        while not self._is_done():
+            left = None if self._closing is None else max(0.0, self._closing - time.monotonic())
+            for key, _ in self._selector.select(left):
+                if key.data is None:
+                    self._woken.recv(4096)
+                elif not key.data.copy():
+                    self._end(key.data)
+            for source in list(self._sources):
+                if source.ended and not source.copy():
+                    self._end(source)
+        for source in list(self._sources):
+            self._end(source)
+
+    def _is_done(self) -> bool:
+        return self._closing is not None and (not self._sources or time.monotonic() >= self._closing)
+
+    def _end(self, source: "_Source") -> None:
+        with self._lock:
+            if source not in self._sources:
+                return
+            self._sources.discard(source)
+            self._selector.unregister(source.descriptor)
+        source.finish()
+
+
+class _Source:
+    """One descriptor of one worker, and the line that has begun there."""
+
+    def __init__(self, pid: ProcessId, descriptor: int, name: str) -> None:
+        self.pid = pid
+        self.descriptor = descriptor
+        self.ended = False  # its process has; what is in the pipe is all there is
+        self._name = name
+        self._begun = b""
+
+    def copy(self) -> bool:
+        """Print the whole lines that are there; false if there will be no more."""
+        try:
+            data = os.read(self.descriptor, 1 << 16)
+        except BlockingIOError:
+            return not self.ended
+        lines, newline, rest = (self._begun + data).rpartition(b"\n")
+        self._begun = rest
+        if newline:
+            self._print(lines)
+        return bool(data)
+
+    def finish(self) -> None:
+        if self._begun:
+            self._print(self._begun)
+            self._begun = b""
+        os.close(self.descriptor)
+
+    def _print(self, lines: bytes) -> None:
+        text = lines.decode("utf-8", "backslashreplace")
+        labelled = "".join(f"From worker {self.pid}:\t{line}\n" for line in text.split("\n"))
+        with contextlib.suppress(Exception):  # a closed or broken sys.stdout is the user's to have
+            stream = getattr(sys, self._name)
+            stream.write(labelled)
+            stream.flush()

@@ -1,0 +1,497 @@
+"""Who reads which link.
+
+One thread at a time, the leader, watches all cold links and sleeps until one of them has something. A thread that
+waits for an answer takes its link away from the leader (it becomes hot) and reads it itself, which saves waking
+another thread; when it has gone, the ticker gives the link back. Most of a call's time is the waking of sleeping
+threads, so whoever has just been busy with a link polls it for some microseconds before it sleeps.
+
+The leader runs calls of functions known to be short itself. Before anything else it gives its role away, together
+with the link that it reads, so calls start in their order. While it runs user code its role lies as a ticket in
+``tickets``: whoever takes the ticket out has the role. Normally the leader takes it back; if the code waits in
+farcall or takes longer than a tick, it is taken from it.
+"""
+
+import selectors
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from .._config import Config
+from .._transport.base import Listener
+from .._wire.frames import Frame
+from .current import current_call
+from .executor import LONG, Definition, ThreadPool
+from .link import Link
+from .slots import Parker, Target
+
+if TYPE_CHECKING:
+    from .executor import Call
+
+TICK = 2e-3  # seconds; longer delays what a stalled call holds up, shorter costs more while there is traffic
+_QUIET_TICKS = 4  # without anything to do, then the ticker sleeps
+_SHORT_GAP = 200e-6  # a wait shorter than this would have been worth polling
+
+_clock = time.perf_counter
+
+
+class Reader:
+    """The threads that read, and the links that they read."""
+
+    def __init__(
+        self,
+        config: Config,
+        pool: ThreadPool,
+        handle: Callable[[Link, Frame, bool], bool],
+        on_lost: Callable[[Link], None],
+        on_connect: Callable[[Listener], None],
+        on_tick: Callable[[], bool],
+        *,
+        polls: bool,
+    ) -> None:
+        self._spin = config.spin
+        self._leader_polls = polls and config.spin > 0
+        self._pool = pool
+        self._handle = handle  # a message; false if the role of the leader was given away in it
+        self._on_lost = on_lost
+        self._on_connect = on_connect
+        self._on_tick = on_tick  # true while there is something to do
+        self._closed = False
+        self._selector = selectors.DefaultSelector()
+        self._selecting = threading.Lock()  # guards the selector's tables, not its sleep
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._ready: deque[Link] = deque()  # the leader's
+        self._asleep = False
+        self.links: set[Link] = set()
+        self._hot: set[Link] = set()
+        # The role of the leader.
+        self.tickets: list[tuple[Link, Definition]] = []  # at most one
+        self.inline_thread = 0
+        self.inline_serial = 0
+        self._main_wants = False
+        self._main_parker = Parker()
+        # Ctrl-C, see ``guard_interrupts``.
+        self._interrupt_handler: Any = None
+        self._interrupted: Any = None  # what handled Ctrl-C before
+        self._interrupt_deferred = False
+        # The ticker.
+        self._ticker_parker = Parker()
+        self.ticking = False
+        self._seen_serial = -1
+        self._ticker = threading.Thread(target=self._tick_until_closed, name="farcall-ticker", daemon=True)
+        self._ticker.start()
+
+    # Links
+
+    def add(self, link: Link) -> None:
+        """Have a link read from now on."""
+        self.links.add(link)
+        self._cool(link, force=True)
+
+    def remove(self, link: Link) -> None:
+        """Forget a link whose connection has ended."""
+        self.links.discard(link)
+        self._hot.discard(link)
+        self._unregister(link)
+        link.dispose()
+
+    def listen(self, listener: Listener) -> None:
+        """Have connections accepted from now on."""
+        with self._selecting:
+            self._selector.register(listener.fileno(), selectors.EVENT_READ, listener)
+        self.wake()
+
+    def unlisten(self, listener: Listener) -> None:
+        """Accept no more connections."""
+        with self._selecting:
+            self._selector.unregister(listener.fileno())
+
+    def _unregister(self, link: Link) -> None:
+        with self._selecting:
+            if link.registered is not None:
+                self._selector.unregister(link.registered)
+                link.registered = None
+
+    def _heat(self, link: Link) -> None:
+        """Take a link away from the leader; with its ``reading`` held, or because another thread holds that."""
+        link.hot = True
+        self._hot.add(link)
+        self._unregister(link)
+        if not self.ticking:
+            self.tick()
+
+    def _cool(self, link: Link, force: bool = False) -> None:
+        """Give a link back to the leader. If a thread reads it nevertheless, the leader will heat it again."""
+        if link.closed or not (force or link.hot):
+            return
+        with self._selecting:
+            link.hot = False
+            self._hot.discard(link)
+            if link.registered is None and not link.closed:
+                link.registered = link.transport.fileno()
+                self._selector.register(link.registered, selectors.EVENT_READ, link)
+
+    def attend(self, link: Link) -> None:
+        """Have the leader read a link at once: somebody waits for it without reading."""
+        if link.hot and not link.reading.locked():
+            self._cool(link)
+
+    # Waiting
+
+    def wait(self, target: Target, link: Link | None, deadline: float | None = None) -> None:
+        """Block until the target is settled. TimeoutError past the deadline (``time.monotonic``).
+
+        Runs on the thread of whoever waits, which reads the link if no other thread does. An interrupt of the
+        call that waits is raised here.
+        """
+        me = threading.get_ident()
+        if self.tickets and self.inline_thread == me:
+            self.depose()
+        if self._interrupt_handler is not None and me == _main_thread:
+            self.guard_interrupts()
+        call = current_call.get()
+        if call is not None and call.link is None and not call.running:
+            call = None  # a thread of ours: nobody interrupts it
+        if call is not None:
+            call.shield()
+        try:
+            while not target.settled:
+                if link is not None and not link.closed and link.reading.acquire(False):
+                    try:
+                        self._read_until(target, link, deadline, call)
+                    finally:
+                        link.reading.release()
+                        if link.waiters:
+                            link.pass_reading_on()
+                elif not target.settled:
+                    self._park(target, link, deadline, call)
+                if not target.settled and deadline is not None and time.monotonic() >= deadline:
+                    raise TimeoutError("the answer did not come in time")
+                if call is not None and call.cancelled:
+                    call.check()
+        finally:
+            if call is not None:
+                call.sleeper = None
+                call.unshield()
+
+    def _park(self, target: Target, link: Link | None, deadline: float | None, call: "Call | None") -> None:
+        """Sleep until the target is settled by another thread, or it is our turn to read."""
+        parker = Parker()
+        target.parkers.append(parker)
+        if link is not None:
+            link.waiters.append(parker)
+        if call is not None:
+            call.sleeper = parker.unpark
+        try:
+            must_read = link is not None and not link.closed and not link.reading.locked()
+            if not (target.settled or must_read or (call is not None and call.cancelled)):
+                parker.park(-1 if deadline is None else max(0.0, deadline - time.monotonic()))
+        finally:
+            _discard(target.parkers, parker)
+            if link is not None:
+                _discard(link.waiters, parker)
+                if link.waiters:
+                    link.pass_reading_on()
+
+    def _read_until(self, target: Target, link: Link, deadline: float | None, call: "Call | None") -> None:
+        """Read and handle messages until the target is settled or it is time to look around; reading held."""
+        if not link.hot:
+            self._heat(link)
+        link.used = True
+        if not self.ticking:
+            self.tick()
+        if link.out:
+            link.flush()
+        started = _clock()
+        until = started + self._spin if link.answers_quickly else 0.0
+        while not target.settled:
+            try:
+                frame = link.next_frame()
+                if frame is not None:
+                    self._handle(link, frame, False)
+                elif not link.fill():
+                    raise EOFError
+            except BlockingIOError:
+                if _clock() < until:
+                    continue
+                if call is not None:
+                    call.sleeper = link.kick
+                    if call.cancelled:
+                        return
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
+                self._sleep_on(link, deadline)
+                until = 0.0
+                if link.closed:
+                    return
+            except EOFError:
+                self._lose(link)
+                return
+        link.answers_quickly = _clock() - started < _SHORT_GAP
+
+    def _sleep_on(self, link: Link, deadline: float | None) -> None:
+        """Sleep until the link that we read has something; the leader takes care of the others."""
+        if len(self._hot) > 1:
+            for other in list(self._hot):
+                if other is not link:
+                    self.attend(other)
+        link.sleep(deadline)
+
+    # Leading
+
+    def lead(self, link: Link | None = None) -> None:
+        """Be the leader until the role is given away; ``link`` came with it, its ``reading`` held."""
+        while not self._closed:
+            if link is None:
+                if self._main_wants and threading.get_ident() != _main_thread:
+                    self._main_wants = False
+                    self._main_parker.unpark()
+                    return
+                link = self._next_link()
+                if link is None:
+                    continue
+            if not self._drain(link):
+                return
+            link = None
+
+    def lead_on_main(self) -> None:
+        """Be the leader on the main thread whenever it is not busy with a call, until the reader is closed."""
+        while not self._closed:
+            self.lead()
+            if self._closed:
+                return
+            self._main_wants = True
+            self.wake()
+            self._main_parker.park()
+
+    def stop_main(self) -> None:
+        """Have ``lead_on_main`` return as soon as the main thread is free. Any thread."""
+        self._closed = True
+        self.wake()
+        self._main_parker.unpark()
+
+    def give_role(self, link: Link) -> None:
+        """Have another thread lead, with the link that this one was reading."""
+        self._pool.run(self.lead, link)
+
+    def depose(self) -> bool:
+        """Take the role from a leader that runs user code, and give it to another thread."""
+        try:
+            link, definition = self.tickets.pop()
+        except IndexError:
+            return False
+        definition.cost = LONG
+        self.give_role(link)
+        return True
+
+    def _next_link(self) -> Link | None:
+        """Return a link that has something, its ``reading`` held; None after a wake-up."""
+        while self._ready:
+            link = self._ready.popleft()
+            if link.reading.acquire(False):
+                return link
+            if not link.closed:
+                self._heat(link)  # a waiting thread reads it
+        self._asleep = True
+        try:
+            if self._main_wants or self._closed:
+                self.wake()
+            for key, _ in self._selector.select():
+                if isinstance(key.data, Link):
+                    self._ready.append(key.data)
+                elif key.data is None:
+                    self._woken.recv(4096)
+                else:
+                    self._on_connect(key.data)
+        except OSError:
+            pass  # a descriptor was closed under the selector
+        finally:
+            self._asleep = False
+        return None
+
+    def _drain(self, link: Link) -> bool:
+        """Read and handle messages until there are no more; false if the role was given away meanwhile."""
+        polls = self._leader_polls and _clock() - link.idle_since < _SHORT_GAP
+        until = 0.0
+        while True:
+            try:
+                frame = link.next_frame()
+                if frame is not None:
+                    if not self._handle(link, frame, True):
+                        return False
+                elif link.fill():
+                    until = 0.0
+                else:
+                    raise EOFError
+            except BlockingIOError:
+                if link.out and not self._flush(link):
+                    return False
+                if not until:
+                    link.idle_since = _clock()
+                    until = link.idle_since + self._spin if polls else link.idle_since
+                if _clock() >= until or link.waiters or self._ready:
+                    break
+            except EOFError:
+                link.reading.release()
+                self._lose(link)
+                return True
+        link.reading.release()
+        if link.waiters:
+            link.pass_reading_on()
+        return True
+
+    def _flush(self, link: Link) -> bool:
+        """Send answers that waited for company; if the peer does not read, the role may be taken meanwhile."""
+        self.inline_serial += 1
+        self.tickets.append((link, _NO_FUNCTION))
+        if not self.ticking:
+            self.tick()
+        try:
+            link.flush()
+        except OSError:
+            pass  # the reader will find the end
+        return self.take_ticket_back()
+
+    def take_ticket_back(self) -> bool:
+        """Become the leader again after user code; false if another thread has become it."""
+        try:
+            self.tickets.pop()
+        except IndexError:
+            return False
+        return True
+
+    def _lose(self, link: Link) -> None:
+        if not link.closed:
+            self._unregister(link)
+            link.close()
+            self._on_lost(link)
+
+    def wake(self) -> None:
+        """Wake the leader, so that it looks around."""
+        try:
+            self._waker.send(b"x")
+        except OSError:
+            pass  # full: it is awake; or closed
+
+    # Ctrl-C
+
+    def guard_interrupts(self) -> None:
+        """Have Ctrl-C on this main thread never strike where a message is cut in two or an answer is lost.
+
+        The handler that is there goes on to be called, but not while the thread is inside farcall and not asleep:
+        then the signal is repeated a little later. Called again whenever the thread waits, since a notebook
+        installs a handler of its own for each cell.
+        """
+        handler = signal.getsignal(signal.SIGINT)
+        if handler is self._interrupt_handler or not callable(handler):
+            return
+        if threading.get_ident() == _main_thread:
+            self._interrupt_handler = self._interrupt_handler or self._on_interrupt
+            self._interrupted = handler
+            signal.signal(signal.SIGINT, self._interrupt_handler)
+
+    def unguard_interrupts(self) -> None:
+        """Give Ctrl-C back to the handler that had it."""
+        handler, self._interrupt_handler = self._interrupt_handler, None
+        if handler is not None and threading.get_ident() == _main_thread:
+            if signal.getsignal(signal.SIGINT) is handler:
+                signal.signal(signal.SIGINT, self._interrupted)
+
+    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
+        inner = frame
+        while inner is not None and inner.f_globals.get("__name__") in _TRANSPARENT:
+            inner = inner.f_back
+        if inner is not None and inner.f_code not in _SAFE:
+            if str(inner.f_globals.get("__name__")).startswith(_CRITICAL):
+                self._interrupt_deferred = True
+                self.tick()
+                return
+        self._interrupted(number, frame)
+
+    # The ticker
+
+    def tick(self) -> None:
+        """Have the ticker look around soon and for a while. Any thread, also in a finalizer."""
+        if not self.ticking:
+            self.ticking = True
+            self._ticker_parker.unpark()
+
+    def _tick_until_closed(self) -> None:
+        while not self._closed:
+            quiet = 0
+            while quiet < _QUIET_TICKS and not self._closed:
+                time.sleep(TICK)
+                quiet = 0 if self._tick() else quiet + 1
+            self.ticking = False
+            if not self._tick():  # nothing came between the last look and the line above
+                self._ticker_parker.park()
+            self.ticking = True
+
+    def _tick(self) -> bool:
+        """Do what is due; return true if there was, or will be soon, something to do."""
+        busy = self._on_tick()
+        if self._interrupt_deferred:
+            busy, self._interrupt_deferred = True, False
+            assert _main_thread is not None
+            signal.pthread_kill(_main_thread, signal.SIGINT)
+        serial = self.inline_serial
+        if self.tickets:
+            busy = True
+            if serial == self._seen_serial:
+                self.depose()
+        self._seen_serial = serial
+        for link in list(self._hot):
+            busy = True
+            if not link.used and not link.reading.locked():
+                self._cool(link)
+            link.used = False
+        for link in list(self.links):
+            if link.out and not link.sending.locked():
+                busy = True
+                self._pool.run(flush_quietly, link)
+        return busy
+
+    def close(self) -> None:
+        """Stop reading; the threads of the reader leave."""
+        self._closed = True
+        self.unguard_interrupts()
+        self.wake()
+        self._main_parker.unpark()
+        self._ticker_parker.unpark()
+
+    def join(self) -> None:
+        """Free what the threads of the reader used, after they have left."""
+        self._ticker.join(1.0)
+        self._woken.close()
+        self._waker.close()
+        self._selector.close()
+
+
+_main_thread = threading.main_thread().ident
+_CRITICAL = ("farcall._node.", "farcall._transport.", "farcall._wire.", "farcall._remote.future")
+_TRANSPARENT = ("threading", "selectors", "concurrent.futures._base")  # where Ctrl-C hits, their caller decides
+_SAFE = (Link.sleep.__code__, Parker.park.__code__)
+
+
+def flush_quietly(link: Link) -> None:
+    try:
+        link.flush()
+    except OSError:
+        pass  # the reader will find the end
+
+
+def _discard(parkers: Any, parker: Parker) -> None:
+    try:
+        parkers.remove(parker)
+    except ValueError:
+        pass
+
+
+_NO_FUNCTION = Definition((), fresh=False)

@@ -1,0 +1,120 @@
+"""A worker process, from its start to its end.
+
+It is told a JSON object on its standard input (nothing secret is on its command line), listens, writes its address
+to a descriptor, and serves until its master says goodbye or is gone.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import sys
+import threading
+from types import FrameType, ModuleType
+from typing import Any
+
+from .._config import read_config
+from .._transport.sockets import SocketListener, dial
+from .._types import ProcessId
+from .current import current_call, current_node, set_process_node
+from .executor import on_interrupt_signal
+from .node import Node
+from .output import LineStream, stream_lines
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Run a worker; ``sys.argv`` ends with the descriptor for the address and the process id of the master."""
+    ready, parent = int(sys.argv[-2]), int(sys.argv[-1])
+    told = json.loads(sys.stdin.buffer.readline())
+    _die_with(parent)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    stream_lines()
+    faulthandler.enable(sys.__stderr__.fileno())  # type: ignore[union-attr]
+    sys.path[:] = told["path"]
+    sys.argv[:] = [""]
+    _be_main(told["main"])
+    node = Node(
+        0, bytes.fromhex(told["token"]), read_config(), dial=dial, listener=SocketListener(), leads_on_main=True
+    )
+    serve(node, ready, told["timeout"])
+
+
+def serve(node: Node, ready: int, timeout: float) -> None:
+    """Announce the address of a node and serve its master until that says goodbye or is gone."""
+    set_process_node(node)
+    node.on_exit = _leave_with_master
+    signal.signal(signal.SIGINT, _interrupt)
+    signal.signal(signal.SIGTERM, _terminate)
+    abandoned = threading.Timer(timeout, _give_up, [node, timeout])
+    abandoned.daemon = True
+    abandoned.start()
+    assert node._listener is not None
+    os.write(ready, f"{node._listener.address}\n".encode())
+    os.close(ready)
+    with contextlib.suppress(SystemExit):
+        node.reader.lead_on_main()
+    abandoned.cancel()
+    _say_last_words()
+
+
+def leave() -> None:
+    """End this worker as soon as its main thread is free; called by the master."""
+    node = current_node()
+    call = current_call.get()
+    if call is not None:
+        call.node.reader.stop_main()
+    else:
+        node.reader.stop_main()
+
+
+def _say_last_words() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, LineStream):
+            atexit.register(stream.finish)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, or at once if it has."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _be_main(path: str | None) -> None:
+    """Give this process a clean ``__main__``: the home of what ``everywhere`` defines."""
+    module = ModuleType("__main__")
+    if path:
+        module.__file__ = path
+    sys.modules["__main__"] = module
+
+
+def _leave_with_master(pid: ProcessId, reason: str) -> None:
+    if pid == 1:
+        os._exit(1)  # user code may run on any thread; nobody is left to want its result
+
+
+def _give_up(node: Node, timeout: float) -> None:
+    if node.pid == 0:
+        print(f"no master connected within {timeout:g} seconds", file=sys.stderr)
+        os._exit(1)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    on_interrupt_signal(current_call.get())
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def describe_process() -> dict[str, Any]:
+    """Return what ``farcall doctor`` wants to know of a worker."""
+    return {"pid": current_node().pid, "process": os.getpid(), "python": sys.version.split()[0], "cwd": os.getcwd()}

@@ -1,0 +1,227 @@
+"""Large buffers between processes of one host: written once by the sender, mapped by each receiver.
+
+A segment is an anonymous file (memfd): it has no name, so nothing is left of it however its processes die, and
+it does not count against /dev/shm. A receiver on the same host opens it through /proc and maps it privately:
+it reads the sender's pages and gets pages of its own where it writes. When its arrays are gone it says so, and
+the sender writes the next buffer into the same pages, which saves the page faults of fresh memory.
+"""
+
+import mmap
+import os
+import secrets
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Any
+
+_ROUND = 1 << 16
+
+
+class Segment:
+    """Shared memory of this process. Its pages may be rewritten when nobody holds it."""
+
+    def __init__(self, number: int, descriptor: int, capacity: int) -> None:
+        self.number = number
+        self.descriptor = descriptor
+        self.capacity = capacity
+        self.holders: Counter[Hashable] = Counter()
+
+
+class SegmentPool:
+    """The segments of this process. Any thread.
+
+    ``share`` fills one and holds it for one receiver; ``release`` lets go. What nobody holds is kept up to
+    ``limit`` bytes and reused.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = threading.RLock()  # reentrant: a finalizer may run inside
+        self._segments: dict[int, Segment] = {}
+        self._free: list[Segment] = []
+        self._constants: dict[int, tuple[weakref.ref[Any], Segment]] = {}
+        self._next = 0
+        self.copies = 0  # how many buffers were written, for tests and benchmarks
+
+    def share(self, view: memoryview, constant: Any, receiver: Hashable) -> Segment | None:
+        """Return a segment with the content of ``view``, held for ``receiver``; None if there is no memory.
+
+        ``constant`` is the owner of memory that cannot change: it is written once for all receivers.
+        """
+        with self._lock:
+            segment = self._find_constant(constant)
+            if segment is not None:
+                segment.holders[receiver] += 1
+                return segment
+            segment = self._take(len(view))
+            if segment is None:
+                return None
+            segment.holders[receiver] += 1
+        try:
+            _write(segment.descriptor, view)
+        except OSError:  # no memory for the pages
+            self._discard(segment)
+            return None
+        self.copies += 1
+        if constant is not None:
+            self._remember_constant(constant, segment)
+        return segment
+
+    def release(self, number: int, receiver: Hashable) -> None:
+        """Take note that a receiver has one mapping less. A late or unknown release changes nothing."""
+        with self._lock:
+            segment = self._segments.get(number)
+            if segment is None or not segment.holders[receiver]:
+                return
+            segment.holders[receiver] -= 1
+            self._recycle(segment)
+
+    def lose(self, receiver: Hashable) -> None:
+        """Take note that a receiver is gone with all its mappings."""
+        with self._lock:
+            for segment in list(self._segments.values()):
+                if segment.holders.pop(receiver, 0):
+                    self._recycle(segment)
+
+    def close(self) -> None:
+        """Give all memory back; receivers keep what they have mapped."""
+        with self._lock:
+            for segment in self._segments.values():
+                os.close(segment.descriptor)
+            self._segments.clear()
+            self._free.clear()
+            self._constants.clear()
+
+    def _take(self, size: int) -> Segment | None:
+        """Return the free segment that fits best, or a fresh one; None if the system has none."""
+        fitting = [each for each in self._free if size <= each.capacity <= 2 * size + _ROUND]
+        if fitting:
+            best = min(fitting, key=lambda each: each.capacity)
+            self._free.remove(best)
+            return best
+        capacity = -(-size // _ROUND) * _ROUND
+        try:
+            descriptor = _allocate(capacity)
+        except OSError:
+            return None
+        self._next += 1
+        segment = self._segments[self._next] = Segment(self._next, descriptor, capacity)
+        return segment
+
+    def _recycle(self, segment: Segment) -> None:
+        segment.holders += Counter()  # drops zeros
+        if segment.holders:
+            return
+        self._free.append(segment)
+        while sum(each.capacity for each in self._free) > self._limit:
+            self._discard(self._free.pop(0))
+
+    def _discard(self, segment: Segment) -> None:
+        with self._lock:
+            if self._segments.pop(segment.number, None) is not None:
+                os.close(segment.descriptor)
+
+    def _find_constant(self, constant: Any) -> Segment | None:
+        known = self._constants.get(id(constant))
+        return known[1] if known is not None and known[0]() is constant and constant is not None else None
+
+    def _remember_constant(self, constant: Any, segment: Segment) -> None:
+        """Keep the segment as long as its source lives; the source counts as a holder."""
+        key = id(constant)
+
+        def forget(gone: object) -> None:
+            with self._lock:
+                known = self._constants.get(key)
+                if known is not None and known[0] is gone:
+                    del self._constants[key]
+                    self.release(segment.number, "constant")
+
+        with self._lock:
+            self._constants[key] = weakref.ref(constant, forget), segment
+            segment.holders["constant"] += 1
+
+
+def _allocate(capacity: int) -> int:
+    descriptor = os.memfd_create("farcall", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, capacity)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _write(descriptor: int, view: memoryview) -> None:
+    """Copy with the GIL released and without a mapping of our own, which would cost a fault per page."""
+    done = 0
+    while done < len(view):
+        done += os.pwrite(descriptor, view[done:], done)
+
+
+class Mapping(mmap.mmap):
+    """A private view of another process's segment; says so when the last array on it is gone."""
+
+    source: tuple[int, int, int]
+    on_release: Callable[[], None] | None = None
+    original: "Mapping | None" = None
+
+    def __del__(self) -> None:
+        if self.on_release is not None:
+            self.on_release()
+
+    def again(self) -> "Mapping":
+        """Return another private view of the same segment, without what has been written to this one."""
+        mapping = _map(*self.source)
+        mapping.original = self
+        return mapping
+
+
+def map_segment(process: int, descriptor: int, size: int, on_release: Callable[[], None]) -> Mapping:
+    """Map a segment of a process of this host, copy on write. OSError if it is gone or out of reach."""
+    mapping = _map(process, descriptor, size)
+    mapping.on_release = on_release
+    return mapping
+
+
+def _map(process: int, descriptor: int, size: int) -> Mapping:
+    opened = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        mapping = Mapping(opened, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    finally:
+        os.close(opened)
+    mapping.source = process, descriptor, size
+    return mapping
+
+
+class Probe:
+    """A secret in shared memory: who can read it shares this host with us."""
+
+    def __init__(self) -> None:
+        self.secret = secrets.token_bytes(16)
+        self.descriptor = -1
+        if hasattr(os, "memfd_create"):
+            try:
+                self.descriptor = _allocate(len(self.secret))
+                os.pwrite(self.descriptor, self.secret, 0)
+            except OSError:
+                self.close()
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def can_read(process: int, descriptor: int, secret: bytes) -> bool:
+    """Whether the probe of another process can be read from here."""
+    if descriptor < 0:
+        return False
+    try:
+        opened = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.read(opened, len(secret) + 1) == secret
+    finally:
+        os.close(opened)

@@ -1,0 +1,285 @@
+"""Values to bytes and back.
+
+Plain values go through ``pickle`` alone; everything else through ``cloudpickle``, which sends by value what the
+other side cannot import. Large buffers stay out of the pickle and are never copied here. References to values
+of other processes leave the pickle too, as attachments, so that whoever carries the message knows of them
+although he cannot read it.
+"""
+
+import io
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from importlib.machinery import FrozenImporter, PathFinder
+from types import FunctionType
+from typing import Any, NamedTuple
+
+import cloudpickle
+
+from .._errors import SerializationError
+
+PROTOCOL = 5
+OUT_OF_BAND = 16 * 1024  # smaller buffers are cheaper inside the pickle
+
+_PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
+
+Reference = tuple[int, int, int]  # owner, creator, number
+
+
+class Buffer(NamedTuple):
+    """Memory that leaves the pickle. ``constant`` is its owner if nobody can write to it, else None."""
+
+    view: memoryview
+    by_index: bool = False
+    constant: Any = None
+
+
+class Payload(NamedTuple):
+    """A pickled value, its large buffers and the references in it."""
+
+    body: bytes
+    buffers: tuple[Buffer, ...] = ()
+    references: tuple[Reference, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return len(self.body) + sum(len(each.view) for each in self.buffers)
+
+
+class TooLarge(Exception):
+    """The value is larger than the limit that ``encode`` was given."""
+
+
+class _Context(threading.local):
+    """What the pickle under way in this thread has attached (encoding) or finds attached (decoding)."""
+
+    references: list[Reference] | None = None
+    indexed: list[Buffer] | None = None
+    buffers: Sequence[Any] | None = None
+    holds: Sequence[Any] | None = None
+    missing_names: Sequence[dict[str, Any]] = ()
+
+
+_context = _Context()
+
+
+def attach_reference(owner: int, creator: int, number: int) -> int:
+    """Attach a reference to the message being pickled and return its index, for ``attached_hold``."""
+    if _context.references is None:
+        raise SerializationError(
+            "a reference to a remote value travels only as an argument, a result or a captured variable of a "
+            "farcall call; to keep the value itself, pickle fetch(reference)"
+        )
+    _context.references.append((owner, creator, number))
+    return len(_context.references) - 1
+
+
+def attached_hold(index: int) -> Any:
+    """Return the hold on a reference of the message being unpickled."""
+    assert _context.holds is not None
+    return _context.holds[index]
+
+
+def is_plain(value: object) -> bool:
+    """Whether ``pickle`` alone can do it: nothing in it could be a function or a class of the user's."""
+    return type(value) in _PLAIN
+
+
+def encode(value: object, limit: int | None = None) -> Payload:
+    """Return the pickle of a value; TooLarge if it has more than ``limit`` bytes.
+
+    What cannot be pickled is a SerializationError that names it.
+    """
+    if type(value) in _PLAIN:
+        body = pickle.dumps(value, PROTOCOL)
+        if limit is not None and len(body) > limit:
+            raise TooLarge
+        return Payload(body)
+    outer = _context.references, _context.indexed
+    _context.references, _context.indexed = [], []
+    try:
+        return _encode_any(value, limit)
+    except (TooLarge, SerializationError):
+        raise
+    except Exception as error:
+        raise SerializationError(f"{_describe(value)} cannot be pickled: {type(error).__name__}: {error}") from error
+    except SystemExit as error:
+        raise SerializationError(f"{_describe(value)} cannot be pickled: it raised SystemExit({error})") from error
+    finally:
+        _context.references, _context.indexed = outer
+
+
+def encode_function(function: object, namespaces: list[dict[str, Any]]) -> Payload:
+    """Return the pickle of a function; in the given namespaces, missing names are looked up where it arrives."""
+    _context.missing_names = namespaces
+    try:
+        return encode(function)
+    finally:
+        _context.missing_names = ()
+
+
+class MainNames(dict[str, Any]):
+    """The globals of a function whose sender lacked a name: it is looked up in ``__main__`` of this process."""
+
+    def __missing__(self, name: str) -> Any:
+        return sys.modules["__main__"].__dict__[name]
+
+
+def encode_arguments(args: tuple[Any, ...]) -> Payload:
+    """Return the pickle of positional arguments; the quick way if they are all plain."""
+    for each in args:
+        if type(each) not in _PLAIN:
+            return encode(args)
+    return Payload(pickle.dumps(args, PROTOCOL))
+
+
+def _encode_any(value: object, limit: int | None) -> Payload:
+    buffers: list[Buffer] = []
+    total = 0
+
+    def keep_inside(buffer: pickle.PickleBuffer) -> bool:
+        nonlocal total
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND:
+            return True
+        total += raw.nbytes
+        if limit is not None and total > limit:
+            raise TooLarge
+        buffers.append(Buffer(raw))
+        return False
+
+    file = io.BytesIO() if limit is None else _Capped(limit)
+    pickler = _Pickler(file, protocol=PROTOCOL, buffer_callback=keep_inside)
+    for namespace in _context.missing_names:
+        pickler.globals_ref[id(namespace)] = MainNames()  # cloudpickle fills in what the functions of it use
+    pickler.dump(value)
+    assert _context.references is not None and _context.indexed is not None
+    payload = Payload(file.getvalue(), (*buffers, *_context.indexed), tuple(_context.references))
+    if limit is not None and payload.size > limit:
+        raise TooLarge
+    return payload
+
+
+class _Capped(io.BytesIO):
+    """A file that refuses to grow past its limit, so that a large value is given up early."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self._limit:
+            raise TooLarge
+        return super().write(data)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    def reducer_override(self, obj: Any) -> Any:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and type(obj) is numpy.ndarray:
+            return NotImplemented if obj.flags.writeable or obj.dtype.hasobject else _reduce_read_only(obj)
+        if isinstance(obj, (type, FunctionType)):
+            goes_by_value(obj.__module__)
+        return super().reducer_override(obj)
+
+
+def _reduce_read_only(array: Any) -> Any:
+    """Reduce an array that must not be written here and may be where it arrives: there it is a copy."""
+    if array.nbytes < OUT_OF_BAND or not (array.flags.c_contiguous or array.flags.f_contiguous):
+        return array.copy(order="K").__reduce_ex__(PROTOCOL)
+    order = "C" if array.flags.c_contiguous else "F"
+    flat = array.reshape(-1, order=order)  # a view; its memory is this array's
+    assert _context.indexed is not None
+    constant = array if is_constant_array(array) else None
+    _context.indexed.append(Buffer(memoryview(flat.view("u1")), True, constant))
+    return _rebuild_array, (len(_context.indexed) - 1, array.dtype, array.shape, order)
+
+
+def is_constant_array(array: Any) -> bool:
+    """Whether this is a NumPy array whose memory is read-only, and not a view of something writable.
+
+    Such an array is taken at its word: it is not looked at again, so nobody may make it writable for a while.
+    """
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(array) is not numpy.ndarray or array.dtype.hasobject:
+        return False
+    base = array
+    while type(base) is numpy.ndarray:
+        if base.flags.writeable:
+            return False
+        base = base.base
+    return base is None or type(base) is bytes
+
+
+def _rebuild_array(index: int, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
+    import numpy
+
+    assert _context.buffers is not None
+    array: Any = numpy.ndarray(shape, dtype, _context.buffers[index], order=order)  # type: ignore[call-overload]
+    return array
+
+
+_by_value: dict[str, bool] = {"__main__": True}  # by module; what Python can find stays findable
+
+
+def goes_by_value(module_name: str) -> bool:
+    """Whether what a module defines must be pickled by value, because no worker could import the module.
+
+    Such are ``__main__``, modules made by hand, and the test modules of ``pytest --import-mode=importlib``.
+    """
+    known = _by_value.get(module_name)
+    if known is not None:
+        return known
+    module = sys.modules.get(module_name)
+    result = module is not None and not _can_be_found(module_name.partition(".")[0])
+    _by_value[module_name] = result
+    if result:
+        cloudpickle.register_pickle_by_value(module)
+    return result
+
+
+def _can_be_found(top: str) -> bool:
+    if top in sys.builtin_module_names:
+        return True
+    try:
+        return any(finder.find_spec(top) is not None for finder in (PathFinder, FrozenImporter))
+    except (ImportError, ValueError):
+        return True
+
+
+def decode(body: Any, buffers: Sequence[Any] = (), indexed: Sequence[Any] = (), holds: Sequence[Any] = ()) -> Any:
+    """Return the value of a pickle. Whatever goes wrong, SystemExit included, is a SerializationError."""
+    outer = _context.buffers, _context.holds
+    _context.buffers, _context.holds = indexed, holds
+    try:
+        return pickle.loads(body, buffers=buffers)
+    except (Exception, SystemExit) as error:
+        raise SerializationError(f"it cannot be unpickled: {type(error).__name__}: {error}") from error
+    finally:
+        _context.buffers, _context.holds = outer
+
+
+def decode_plain(body: Any) -> Any:
+    """Return the value of a pickle without attachments."""
+    try:
+        return pickle.loads(body)
+    except (Exception, SystemExit) as error:
+        raise SerializationError(f"it cannot be unpickled: {type(error).__name__}: {error}") from error
+
+
+def _describe(value: object) -> str:
+    """Return a short name of a value for an error message; never fails."""
+    items: Iterable[object] = value if isinstance(value, tuple) and len(value) <= 3 else (value,)
+    names = []
+    for each in items:
+        inner = each if isinstance(each, tuple) else (each,)
+        names += [_type_name(part) for part in inner]
+    return "a value among (" + ", ".join(names) + ")" if len(names) > 1 else "a value of type " + "".join(names)
+
+
+def _type_name(value: object) -> str:
+    if isinstance(value, Callable):  # type: ignore[arg-type]
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return type(value).__qualname__
