@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,20 @@ class Config:
     """How long a thread that ran a call waits for another before it ends."""
 
 
+def _numeric(kind: object, text: str) -> Any:
+    return int(text) if kind is int else float(text)
+
+
 def read_config(environ: Mapping[str, str] = os.environ) -> Config:
     """Return the settings of an environment; a value that is no number is a ValueError that names it."""
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(Config):
         name = f"FARCALL_{field.name.upper()}"
         text = environ.get(name)
         if text is None:
             continue
         try:
-            values[field.name] = type(field.default)(text)
+            values[field.name] = _numeric(field.type, text)
         except ValueError:
             raise ValueError(f"{name}={text!r} is not a number") from None
     return Config(**values)

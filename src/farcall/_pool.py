@@ -14,7 +14,6 @@ from ._remote.calls import Place
 from ._remote.future import Future
 from ._types import ProcessId
 
-
 _NO_WORKERS = "this pool has no workers: add some with addprocs(n), or with put(pid)"
 
 

@@ -87,9 +87,16 @@ class Local(Engine):
         for name, value in self.env.items():
             environment.pop(name, None) if value is None else environment.update({name: value})
         package = str(Path(__file__).parents[2])
-        flags = [f"-W{each}" for each in sys.warnoptions] + [f"-X{name}" for name in sys._xoptions if name != "importtime"]
+        flags = [f"-W{each}" for each in sys.warnoptions] + [
+            f"-X{name}" for name in sys._xoptions if name != "importtime"
+        ]
         command = [self.python or sys.executable, *flags, "-c", _BOOT, package]
-        told = {"token": offer.token.hex(), "timeout": offer.timeout, "path": [each or os.getcwd() for each in sys.path], "main": _main_path()}
+        told = {
+            "token": offer.token.hex(),
+            "timeout": offer.timeout,
+            "path": [each or os.getcwd() for each in sys.path],
+            "main": _main_path(),
+        }
         return _Plan(command, environment, self.cwd, json.dumps(told).encode() + b"\n")
 
 

@@ -20,6 +20,7 @@ from .answers import encode_error, print_failure
 from .current import current_call
 from .executor import LONG, Call, Definition, EventLoop
 from .link import Link
+from .main_thread import on_main_thread
 from .slots import Target
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Callee:
     def execute(self, call: Call, definition: Definition, frame: Frame, parts: Any, *, coalesce: bool = False) -> None:
         """Run a call of a peer and answer it. Any thread; never raises."""
         token = current_call.set(call)
+        call.main = on_main_thread()
         started = _clock()
         try:
             try:
@@ -47,26 +49,37 @@ class Callee:
                 body = frame.body
                 args = pickles.decode(body, *parts) if parts is not None else pickles.decode_plain(body)
             except SerializationError as error:
-                raise SerializationError(f"on process {self._node.pid} the call arrived, but {error}") from error.__cause__
+                raise SerializationError(
+                    f"on process {self._node.pid} the call arrived, but {error}"
+                ) from error.__cause__
             if frame.flags & messages.KEYWORDS:
                 args, kwargs = args
                 value = call.run(function, args, kwargs)
             else:
                 value = call.run(function, args, {})
         except BaseException as error:
+            self._free_main(call)
             self.answer_error(call, error)
         else:
+            self._free_main(call)
             if type(value) is CoroutineType:
                 self.event_loop().start(call, value, lambda value, error: self._answer(call, value, error))
             else:
                 self.answer_value(call, value, coalesce=coalesce)
         finally:
             current_call.reset(token)
+            if not call.begun:
+                call.begin()  # it failed before it ran
             finished = _clock()
             if definition.cost != LONG:
                 definition.took(finished - started)
             if self._node.trace is not None:
                 self._node.trace.ran(call, started, finished)
+
+    def _free_main(self, call: Call) -> None:
+        """Let the main thread have its next call before the answer to this one makes the caller send it."""
+        if call.main and self._node.reader.leads_on_main:
+            self._node.reader.main.free()
 
     def execute_inline(self, call: Call, definition: Definition, frame: Frame) -> bool:
         """Run a short call on the leader's thread; false if it was not that short, and another thread leads now."""

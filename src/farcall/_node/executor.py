@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._transport.shm import Mapping
 from .._types import CallId
 from .._wire import pickles
-from .slots import Parker
+from .slots import Parker, wake
 
 if TYPE_CHECKING:
     from .link import Link
@@ -73,6 +73,8 @@ class Call:
     """A call that runs in this process, or is about to. Also the answer to "which node am I": see ``current``."""
 
     __slots__ = (
+        "after",
+        "begun",
         "cancelled",
         "children",
         "delivered",
@@ -84,6 +86,7 @@ class Call:
         "running",
         "shielded",
         "sleeper",
+        "successors",
         "task",
         "thread",
         "want",
@@ -102,6 +105,9 @@ class Call:
         self.thread = 0
         self.main = False
         self.task: Any = None  # of a coroutine
+        self.after: Call | None = None  # the call before this one on its link, if that has not begun yet
+        self.begun = False
+        self.successors: list[Parker] = []  # threads of calls that must not begin before this one
         self.children: list[tuple[Any, CallId]] = []  # calls it made without waiting: their links and numbers
         self.lock: threading.Lock | None = None
 
@@ -163,7 +169,9 @@ class Call:
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the user's code; an interrupt is raised inside it or not at all."""
         self.thread = threading.get_ident()
-        self.main = self.thread == _main_thread
+        if self.after is not None:
+            self._await_turn(self.after)
+        self.begin()
         try:
             self.running = True
             try:
@@ -176,15 +184,26 @@ class Call:
             if self.cancelled:
                 self._settle_interrupt()
 
+    def begin(self) -> None:
+        """Let the calls behind this one begin; again is no error."""
+        self.begun = True
+        if self.successors:
+            wake(self.successors)
+
+    def _await_turn(self, before: "Call") -> None:
+        """Wait until the call before this one has begun: calls start in the order in which they were sent."""
+        parker = Parker()
+        before.successors.append(parker)
+        while not before.begun:
+            parker.park()
+        self.after = None
+
     def _settle_interrupt(self) -> None:
         """Take back an interrupt that has not been raised, so that it hits nothing of ours."""
         try:
             self._take_back()
         except KeyboardInterrupt:
             pass  # raised at the last moment
-
-
-_main_thread = threading.main_thread().ident
 
 
 def _raise_in_thread(thread: int, error: type[BaseException] | None) -> None:
@@ -274,7 +293,9 @@ class EventLoop:
         self._thread = threading.Thread(target=self.loop.run_forever, name="farcall-asyncio", daemon=True)
         self._thread.start()
 
-    def start(self, call: Call, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    def start(
+        self, call: Call, coroutine: Coroutine[Any, Any, Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
         """Run a coroutine; ``done`` gets its value or its error on a thread of the node."""
         context = contextvars.copy_context()
 

@@ -11,6 +11,7 @@ from .._wire import messages
 from .._wire.frames import Frame
 from .executor import SHORT, Call, Definition
 from .link import Link
+from .main_thread import on_main_thread
 from .reader import flush_quietly
 
 if TYPE_CHECKING:
@@ -22,20 +23,31 @@ def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     definition = link.definitions.get(frame.target)
     call = Call(node, link, frame.call, frame.flags & messages.WANTS)
     link.running[frame.call] = call
+    before, link.last_call = link.last_call, call
+    if before is not None and not before.begun:
+        call.after = before
     parts = node.references.unwrap(link, frame) if frame.attachments else None
     if call.want == messages.WANT_FUTURE:
         node.references.own((link.pid, frame.call), link.pid)
     if definition is None:
+        call.begin()
         node.callee.answer_error(call, LookupError(f"function {frame.target} has not been defined here"))
         return True
-    if not leading:
-        node.pool.run(node.callee.execute, call, definition, frame, parts)
-        return True
     reader = node.reader
-    if definition.cost is not None and definition.cost < SHORT and parts is None:
+    if not leading:
+        if not reader.main.give(node.callee.execute, call, definition, frame, parts):
+            node.pool.run(node.callee.execute, call, definition, frame, parts)
+        return True
+    on_main = reader.leads_on_main and on_main_thread()
+    if on_main and not reader.main.claim():
+        node.pool.run(node.callee.execute, call, definition, frame, parts)  # we were given another call meanwhile
+        return True
+    if definition.cost is not None and definition.cost < SHORT and parts is None and call.after is None:
         return node.callee.execute_inline(call, definition, frame)
     if link.out:
         node.pool.run(flush_quietly, link)
+    if not on_main and reader.main.give(node.callee.execute, call, definition, frame, parts):
+        return True
     reader.give_role(link)
     node.callee.execute(call, definition, frame, parts)
     return False

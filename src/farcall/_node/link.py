@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .._config import Config
@@ -63,6 +63,7 @@ class Link:
         # Calls: single dict operations only, which are atomic.
         self.pending: dict[CallId, Target] = {}  # made by us
         self.running: dict[CallId, Call] = {}  # made by the peer
+        self.last_call: Call | None = None  # of the peer, to begin them in order; the reader's
         self.known: set[int] = set()  # numbers of our functions that the peer has
         self.definitions: dict[int, Definition] = {}  # the peer's functions
 
@@ -105,10 +106,8 @@ class Link:
         if not payload.buffers and not payload.references:
             self.post(encode_small(kind, flags, target, call, payload.body))
             return
-        attachments: list[Attachment] = []
         inline: list[memoryview] = []
-        for buffer in payload.buffers:
-            attachments.append(self._attach(buffer, inline))
+        attachments = [self._attach(buffer, inline) for buffer in payload.buffers]
         attachments += [(REFERENCE, *each) for each in payload.references]
         head = encode_head(kind, flags, target, call, len(payload.body), tuple(attachments))
         with self.sending:
@@ -132,21 +131,21 @@ class Link:
         del self.out[:count]
         return data
 
-    def _send_all(self, parts: list[bytes] | list[Any]) -> None:
+    def _send_all(self, parts: Sequence[bytes | memoryview]) -> None:
         """Send every byte, waiting for room as long as it takes; with ``sending`` held."""
         if self.closed:
             raise BrokenPipeError("the connection is closed")
-        parts = [part for part in parts if len(part)]
-        while parts:
+        left = [part for part in parts if len(part)]
+        while left:
             try:
-                sent = self.transport.send(parts)
+                sent = self.transport.send(left)
             except BlockingIOError:
                 self._wait_for_room()
                 continue
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
+            while left and sent >= len(left[0]):
+                sent -= len(left.pop(0))
             if sent:
-                parts[0] = memoryview(parts[0])[sent:]
+                left[0] = memoryview(left[0])[sent:]
 
     def _wait_for_room(self) -> None:
         poll = select.poll()
@@ -199,7 +198,9 @@ class Link:
             parker.unpark()
             return
 
-    def unwrap(self, frame: Frame, hold: Callable[[int, int, int], Any], release: Callable[["Link", int], None]) -> Any:
+    def unwrap(
+        self, frame: Frame, hold: Callable[[int, int, int], Any], release: Callable[["Link", int], None]
+    ) -> tuple[list[Any], list[Any], list[Any]]:
         """Return ``(buffers, indexed, holds)`` of a frame. Segments that cannot be mapped are None among them."""
         buffers: list[Any] = []
         indexed: list[Any] = []

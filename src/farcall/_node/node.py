@@ -87,7 +87,13 @@ class Node:
         self._numbers = itertools.count(1)
         self._exits: dict[ProcessId, _Exit] = {}  # under way
         self.reader = Reader(
-            config, self.pool, self._handle, self._lost, self._accept, self._tick, polls=listener is not None
+            config,
+            self.pool,
+            self._handle,
+            self._lost,
+            self._accept,
+            self._tick,
+            leads_on_main=leads_on_main,
         )
         self.peers.add(self.describe())
         if listener is not None:
@@ -172,15 +178,14 @@ class Node:
                 try:
                     self.connect(peer.address, pid)
                 except OSError as error:
-                    self._await_exit(pid, f"it cannot be reached: {error}")
+                    self._await_exit(pid)
                     raise ProcessExited(pid, self.peers.reason(pid) or f"it cannot be reached: {error}") from None
             return self.links[pid]
 
-    def _await_exit(self, pid: ProcessId, reason: str) -> None:
+    def _await_exit(self, pid: ProcessId) -> None:
         """Give the news of an exit a moment to arrive."""
-        deadline = time.monotonic() + _GRACE
-        while self.peers.reason(pid) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
+        with self.members_changed:
+            self.members_changed.wait_for(lambda: self.peers.reason(pid) is not None, _GRACE)
 
     # Calls made here
 

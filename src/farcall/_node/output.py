@@ -27,8 +27,8 @@ class LineStream(io.TextIOBase):
     prints before the rest comes, the line is broken there.
     """
 
-    encoding = "utf-8"  # type: ignore[assignment]
-    errors = "backslashreplace"  # type: ignore[assignment]
+    encoding = "utf-8"
+    errors = "backslashreplace"
     line_buffering = True
 
     def __init__(self, descriptor: int, name: str) -> None:
@@ -66,7 +66,7 @@ class LineStream(io.TextIOBase):
     def _emit(self, text: str, thread: int) -> None:
         with self._lock:
             if self._open not in (None, thread):
-                self._broken.add(self._open)  # type: ignore[arg-type]
+                self._broken.add(self._open)
                 text = "\n" + text
             elif thread in self._broken and self._open is None:
                 self._broken.discard(thread)

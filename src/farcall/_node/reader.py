@@ -27,6 +27,7 @@ from .._wire.frames import Frame
 from .current import current_call
 from .executor import LONG, Definition, ThreadPool
 from .link import Link
+from .main_thread import MainThread, on_main_thread
 from .slots import Parker, Target
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ class Reader:
         on_connect: Callable[[Listener], None],
         on_tick: Callable[[], bool],
         *,
-        polls: bool,
+        leads_on_main: bool,
     ) -> None:
+        self.leads_on_main = leads_on_main
         self._spin = config.spin
-        self._leader_polls = polls and config.spin > 0
+        self._leader_polls = leads_on_main and config.spin > 0
         self._pool = pool
         self._handle = handle  # a message; false if the role of the leader was given away in it
         self._on_lost = on_lost
@@ -75,8 +77,7 @@ class Reader:
         self.tickets: list[tuple[Link, Definition]] = []  # at most one
         self.inline_thread = 0
         self.inline_serial = 0
-        self._main_wants = False
-        self._main_parker = Parker()
+        self.main = MainThread(self.wake)
         # Ctrl-C, see ``guard_interrupts``.
         self._interrupt_handler: Any = None
         self._interrupted: Any = None  # what handled Ctrl-C before
@@ -250,9 +251,12 @@ class Reader:
         """Be the leader until the role is given away; ``link`` came with it, its ``reading`` held."""
         while not self._closed:
             if link is None:
-                if self._main_wants and threading.get_ident() != _main_thread:
-                    self._main_wants = False
-                    self._main_parker.unpark()
+                if self.leads_on_main and on_main_thread():
+                    if self.main.tasks:
+                        self._pool.run(self.lead)
+                        return
+                elif self.main.wants_role:
+                    self.main.give_role()
                     return
                 link = self._next_link()
                 if link is None:
@@ -263,19 +267,19 @@ class Reader:
 
     def lead_on_main(self) -> None:
         """Be the leader on the main thread whenever it is not busy with a call, until the reader is closed."""
+        self.main.free()
         while not self._closed:
             self.lead()
-            if self._closed:
-                return
-            self._main_wants = True
-            self.wake()
-            self._main_parker.park()
+            while (task := self.main.next_task()) is not None:
+                function, args = task
+                function(*args)
+                del task, function, args
 
     def stop_main(self) -> None:
         """Have ``lead_on_main`` return as soon as the main thread is free. Any thread."""
         self._closed = True
         self.wake()
-        self._main_parker.unpark()
+        self.main.close()
 
     def give_role(self, link: Link) -> None:
         """Have another thread lead, with the link that this one was reading."""
@@ -301,7 +305,7 @@ class Reader:
                 self._heat(link)  # a waiting thread reads it
         self._asleep = True
         try:
-            if self._main_wants or self._closed:
+            if self.main.wants_role or self.main.tasks or self._closed:
                 self.wake()
             for key, _ in self._selector.select():
                 if isinstance(key.data, Link):
@@ -392,7 +396,7 @@ class Reader:
         handler = signal.getsignal(signal.SIGINT)
         if handler is self._interrupt_handler or not callable(handler):
             return
-        if threading.get_ident() == _main_thread:
+        if on_main_thread():
             self._interrupt_handler = self._interrupt_handler or self._on_interrupt
             self._interrupted = handler
             signal.signal(signal.SIGINT, self._interrupt_handler)
@@ -400,20 +404,19 @@ class Reader:
     def unguard_interrupts(self) -> None:
         """Give Ctrl-C back to the handler that had it."""
         handler, self._interrupt_handler = self._interrupt_handler, None
-        if handler is not None and threading.get_ident() == _main_thread:
-            if signal.getsignal(signal.SIGINT) is handler:
-                signal.signal(signal.SIGINT, self._interrupted)
+        if handler is not None and on_main_thread() and signal.getsignal(signal.SIGINT) is handler:
+            signal.signal(signal.SIGINT, self._interrupted)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
         inner = frame
         while inner is not None and inner.f_globals.get("__name__") in _TRANSPARENT:
             inner = inner.f_back
-        if inner is not None and inner.f_code not in _SAFE:
-            if str(inner.f_globals.get("__name__")).startswith(_CRITICAL):
-                self._interrupt_deferred = True
-                self.tick()
-                return
-        self._interrupted(number, frame)
+        inside = inner is not None and str(inner.f_globals.get("__name__")).startswith(_CRITICAL)
+        if inside and inner is not None and inner.f_code not in _SAFE:
+            self._interrupt_deferred = True
+            self.tick()
+        else:
+            self._interrupted(number, frame)
 
     # The ticker
 
@@ -463,7 +466,7 @@ class Reader:
         self._closed = True
         self.unguard_interrupts()
         self.wake()
-        self._main_parker.unpark()
+        self.main.close()
         self._ticker_parker.unpark()
 
     def join(self) -> None:

@@ -90,7 +90,9 @@ class References:
 
     def unwrap(self, link: Link, frame: Frame) -> tuple[Any, Any, Any]:
         """Return the buffers, the indexed buffers and the holds of a frame; once per frame."""
-        return link.unwrap(frame, lambda owner, creator, number: Hold(self._node, owner, creator, number), self.release_segment)
+        return link.unwrap(
+            frame, lambda owner, creator, number: Hold(self._node, owner, creator, number), self.release_segment
+        )
 
     def let_go(self, owner: ProcessId, creator: ProcessId, number: CallId) -> None:
         """Hold a reference no more. Any thread, also in a finalizer: the ticker sends the news."""

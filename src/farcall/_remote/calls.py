@@ -88,11 +88,17 @@ def remote_do(where: Where, f: Callable[P, object], /, *args: P.args, **kwargs: 
 
     If it fails the error is printed on the master's stderr and logged there. Julia: the same name.
     """
+    node = current_node()
     if isinstance(where, Place):
-        future = Future[Any](current_node())
-        where.place(future, lambda pid: (current_node().tell(pid, f, *args, **kwargs), future.finish(None, None))[1])
+        sent = Future[None](node)
+
+        def begin(pid: ProcessId) -> None:
+            node.tell(pid, f, *args, **kwargs)
+            sent.finish(None, None)
+
+        where.place(sent, begin)
         return
-    current_node().tell(locate(where), f, *args, **kwargs)
+    node.tell(locate(where), f, *args, **kwargs)
 
 
 def remote(f: Callable[P, R], where: Where = "any") -> Callable[P, R]:
@@ -132,9 +138,7 @@ def least_loaded(node: Node) -> ProcessId:
     node.turn += 1  # among equals they take turns
     start = node.turn % len(workers)
     links = node.links
-    return min(
-        workers[start:] + workers[:start], key=lambda pid: len(links[pid].pending) if pid in links else 0
-    )
+    return min(workers[start:] + workers[:start], key=lambda pid: len(links[pid].pending) if pid in links else 0)
 
 
 def fetch(x: Any) -> Any:
@@ -212,16 +216,15 @@ def _action(what: Any) -> tuple[Any, ...]:
         return bind_module, what.__name__
     name = getattr(what, "__name__", None)
     if not callable(what) or name is None:
-        raise TypeError(f"everywhere takes a function, a class, a string of code or a module, not {type(what).__name__}")
+        raise TypeError(
+            f"everywhere takes a function, a class, a string of code or a module, not {type(what).__name__}"
+        )
     return define, name, what
 
 
 def run_on(node: Node, pids: Sequence[ProcessId], action: tuple[Any, ...]) -> None:
     """Run an action on processes at once, this one last, and wait for all; their errors as one."""
-    futures: list[tuple[ProcessId, Future[Any]]] = []
-    for pid in pids:
-        if pid != node.pid:
-            futures.append((pid, spawnat(pid, *action)))
+    futures = [(pid, spawnat(pid, *action)) for pid in pids if pid != node.pid]
     errors: list[BaseException] = []
     if node.pid in pids:
         try:
@@ -276,9 +279,11 @@ def run_code(code: str) -> Any:
     """Run code in ``__main__`` of this process and return the value of its last line if that is an expression."""
     namespace = sys.modules["__main__"].__dict__
     tree = ast.parse(code, "<everywhere>")
-    last = tree.body.pop() if tree.body and isinstance(tree.body[-1], ast.Expr) else None
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        tree.body.pop()
     exec(compile(tree, "<everywhere>", "exec"), namespace)
-    if last is None:
+    if not isinstance(last, ast.Expr):
         return None
     return eval(compile(ast.Expression(last.value), "<everywhere>", "eval"), namespace)
 

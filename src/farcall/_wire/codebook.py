@@ -62,10 +62,7 @@ class _Entry:
         for place, name, reference in self._weak:
             if _look_up(place, name) is not reference():
                 return False
-        for function, code in self._codes:
-            if getattr(function(), "__code__", None) is not code:
-                return False
-        return True
+        return all(getattr(function(), "__code__", None) is code for function, code in self._codes)
 
 
 def _look_up(place: Any, name: Any) -> Any:

@@ -98,7 +98,8 @@ class FrameDecoder:
         start = self._start
         have = self._end - start
         if have < HEADER.size:
-            return self._make_room()
+            self._make_room()
+            return None
         magic, kind, flags, target, call, size, attachments, zero = HEADER.unpack_from(self._chunk, start)
         if magic != MAGIC or zero or size > self._limit or attachments > MAXIMUM_ATTACHMENTS:
             raise FrameError(f"not a farcall frame: {bytes(self._view[start : start + HEADER.size])!r}")
@@ -106,7 +107,8 @@ class FrameDecoder:
         if not attachments and HEADER.size + size <= CHUNK:
             stop = start + size
             if stop > self._end:
-                return self._make_room()
+                self._make_room()
+                return None
             if stop == self._end:
                 self._start = self._end = 0
             else:

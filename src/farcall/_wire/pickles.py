@@ -155,7 +155,8 @@ def _encode_any(value: object, limit: int | None) -> Payload:
     for namespace in _context.missing_names:
         pickler.globals_ref[id(namespace)] = MainNames()  # cloudpickle fills in what the functions of it use
     pickler.dump(value)
-    assert _context.references is not None and _context.indexed is not None
+    assert _context.references is not None
+    assert _context.indexed is not None
     payload = Payload(file.getvalue(), (*buffers, *_context.indexed), tuple(_context.references))
     if limit is not None and payload.size > limit:
         raise TooLarge
@@ -217,7 +218,7 @@ def _rebuild_array(index: int, dtype: Any, shape: tuple[int, ...], order: str) -
     import numpy
 
     assert _context.buffers is not None
-    array: Any = numpy.ndarray(shape, dtype, _context.buffers[index], order=order)  # type: ignore[call-overload]
+    array: Any = numpy.ndarray(shape, dtype, _context.buffers[index], order=order)  # type: ignore[arg-type]
     return array
 
 

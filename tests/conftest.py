@@ -1,0 +1,77 @@
+"""Every test leaves the process as it found it: no processes, threads, descriptors or shared memory."""
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+import farcall as fc
+from farcall._cluster import shutdown
+
+_PATIENCE = 5.0  # seconds for what is on its way out
+
+
+def eventually(condition: Callable[[], bool], timeout: float = _PATIENCE) -> bool:
+    """Whether a condition becomes true in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        threading.Event().wait(0.005)
+    return True
+
+
+def _children() -> set[int]:
+    return {each.pid for each in psutil.Process().children(recursive=True)}
+
+
+def _descriptors() -> dict[str, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[name] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue  # the descriptor of the listing itself
+    return found
+
+
+def _own_threads() -> set[threading.Thread]:
+    return {each for each in threading.enumerate() if each.name.startswith("farcall")}
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that leaves a process, a thread, a descriptor or shared memory behind."""
+    if "cluster" in request.fixturenames:
+        yield  # checked when the cluster of the module goes
+        return
+    before = _children(), _own_threads(), set(_descriptors().items()), set(os.listdir("/dev/shm"))
+    yield
+    shutdown()
+    check_nothing_leaked(*before)
+
+
+def check_nothing_leaked(
+    children: set[int], threads: set[threading.Thread], descriptors: set[tuple[str, str]], shared: set[str]
+) -> None:
+    gc.collect()
+    assert eventually(lambda: _children() <= children), f"processes left: {_children() - children}"
+    assert eventually(lambda: _own_threads() <= threads), f"threads left: {_own_threads() - threads}"
+    assert eventually(lambda: len(_descriptors()) <= len(descriptors)), (
+        f"descriptors left: {set(_descriptors().items()) - descriptors}"
+    )
+    assert set(os.listdir("/dev/shm")) <= shared
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[list[int]]:
+    """Two workers for a whole module, whose tests must not remove them."""
+    before = _children(), _own_threads(), set(_descriptors().items()), set(os.listdir("/dev/shm"))
+    pids = fc.addprocs(2)
+    yield list(pids)
+    shutdown()
+    check_nothing_leaked(*before)
