@@ -164,7 +164,8 @@ def _find_module(name: str) -> ModuleSpec:
             raise  # a package on the way to it was found, and imports what there is not
         spec = None
     if spec is None:
-        raise _Unrunnable(f"No module named {name}", 1)
+        hint = "; after -m the name has no .py" if name.endswith(".py") else ""
+        raise _Unrunnable(f"No module named {name}{hint}", 1)
     if spec.submodule_search_locations is None:
         return spec
     try:

@@ -65,6 +65,6 @@ def decode_error(body: Any, parts: tuple[Any, Any, Any]) -> BaseException:
 
 def print_failure(body: bytes) -> None:
     """Print and log an error that no caller waits for; runs on the master."""
-    _, _, printed, where = pickle.loads(body)
+    _, _, printed, where = pickle.load(io.BytesIO(body))
     logging.getLogger("farcall").error("a call failed on %s\n%s", where, printed.rstrip())
     print(f"farcall: a call failed on {where}\n{printed.rstrip()}", file=sys.stderr, flush=True)

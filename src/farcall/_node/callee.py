@@ -21,6 +21,7 @@ from .current import current_call
 from .executor import LONG, Call, Definition, EventLoop
 from .link import Link
 from .main_thread import on_main_thread
+from .reader import take_ticket
 from .slots import Target
 
 if TYPE_CHECKING:
@@ -83,15 +84,10 @@ class Callee:
 
     def execute_inline(self, call: Call, definition: Definition, frame: Frame) -> bool:
         """Run a short call on the leader's thread; false if it was not that short, and another thread leads now."""
-        reader = self._node.reader
         assert call.link is not None
-        reader.inline_thread = threading.get_ident()
-        reader.inline_serial += 1
-        reader.tickets.append((call.link, definition))
-        if not reader.ticking:
-            reader.tick()
+        ticket = self._node.reader.lay_ticket(call.link, definition)
         self.execute(call, definition, frame, None, coalesce=True)
-        return reader.take_ticket_back()
+        return take_ticket(ticket)
 
     def execute_here(
         self, call: Call, target: Target, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -170,7 +166,7 @@ class Callee:
         except OSError:
             pass  # the reader finds the end of the connection
 
-    def event_loop(self) -> Any:
+    def event_loop(self) -> EventLoop:
         """Return the runner of coroutines, started now if need be."""
         with self._starting:
             if self._loop is None:
@@ -179,12 +175,15 @@ class Callee:
 
     def report(self, error: BaseException) -> None:
         """Print an error on the master, because nobody else will see it."""
-        body = encode_error(error, str(self._node.describe())).body
+        self.report_encoded(encode_error(error, str(self._node.describe())).body)
+
+    def report_encoded(self, body: Any) -> None:
+        """Print an error that came as a payload on the master."""
         if self._node.pid == 1:
             print_failure(body)
         else:
             with contextlib.suppress(Exception):
-                self._node.tell(1, print_failure, body)
+                self._node.tell(1, print_failure, bytes(body))
 
     def close(self) -> None:
         """Stop running coroutines."""

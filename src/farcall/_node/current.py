@@ -4,6 +4,8 @@ The answer is a Call: inside a remote call that call; in a thread of a node a ca
 elsewhere the node of the process, if it has one.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,26 @@ def find_node() -> "Node | None":
     """Return the node that the running code belongs to, if any."""
     call = current_call.get()
     return call.node if call is not None else _Process.node
+
+
+def running_call() -> "Call | None":
+    """Return the remote call whose code this thread runs now, if any: it can be interrupted."""
+    call = current_call.get()
+    return call if call is not None and call.running else None
+
+
+@contextmanager
+def shielded() -> "Iterator[Call | None]":
+    """Let no interrupt strike in the block; one that comes meanwhile is raised at its end."""
+    call = running_call()
+    if call is None:
+        yield None
+        return
+    call.shield()
+    try:
+        yield call
+    finally:
+        call.unshield()
 
 
 def set_process_node(node: "Node | None") -> None:

@@ -119,7 +119,7 @@ class Call:
         with lock:
             self.cancelled = True
             if self.task is not None:
-                self.node.callee.event_loop().call_soon_threadsafe(self.task.cancel)
+                self.node.callee.event_loop().loop.call_soon_threadsafe(self.task.cancel)
             elif self.running and self.main:
                 signal.pthread_kill(self.thread, signal.SIGINT)  # also ends sleeps; see ``on_interrupt_signal``
             elif self.running and not self.shielded:
@@ -127,7 +127,10 @@ class Call:
         sleeper = self.sleeper
         if sleeper is not None:
             sleeper()
-        for link, number in self.children:
+        self._cancel_children()
+
+    def _cancel_children(self) -> None:
+        for link, number in list(self.children):
             self.node.cancel(link, number)
 
     def shield(self) -> None:
@@ -148,6 +151,7 @@ class Call:
             return
         self._take_back()
         self.delivered = True
+        self._cancel_children()  # one may have been added after the interrupter looked
         if not isinstance(sys.exc_info()[1], KeyboardInterrupt):  # else it was raised, and its finally blocks run
             raise KeyboardInterrupt
 

@@ -2,7 +2,7 @@
 first call to an idle worker runs on it.
 
 There is one ticket, which lies here while the main thread neither runs a call nor is about to. Who takes it may
-give the main thread a call; it is put back before the answer to that call is sent.
+give the main thread one thing: a call, before whose answer the ticket is put back, or the leader's role.
 """
 
 import threading
@@ -55,11 +55,14 @@ class MainThread:
         self._parker.unpark()
         return True
 
-    def give_role(self) -> None:
-        """Make the main thread the leader, as it wants; on the thread of the leader, which leads no more."""
+    def give_role(self) -> bool:
+        """Make the main thread the leader, as it wants; false if it has been given a call. On the leader's thread."""
         self.wants_role = False
+        if not self.claim():
+            return False
         self._has_role = True
         self._parker.unpark()
+        return True
 
     def next_task(self) -> Task | None:
         """Wait for a call, or for the leader's role or the end (None). On the main thread, which does not lead."""
@@ -68,6 +71,7 @@ class MainThread:
                 return self.tasks.popleft()
             if self._has_role:
                 self._has_role = False
+                self.free()  # while it leads it can still be given a call
                 return None
             self.wants_role = True
             self._wake_leader()

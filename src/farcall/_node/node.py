@@ -36,7 +36,7 @@ from .._wire.messages import VALUE, WANT_NOTHING, WANT_VALUE
 from .._wire.pickles import Payload
 from .answers import decode_error
 from .callee import Callee
-from .current import current_call
+from .current import current_call, running_call, shielded
 from .executor import Call, ThreadPool
 from .handlers import HANDLERS
 from .link import Link
@@ -201,7 +201,7 @@ class Node:
         """Send a call and return where and under which number; the target will be settled, come what may.
 
         What cannot be pickled is a SerializationError here, and nothing is sent. A call to this process itself
-        gets a thread (and no link), and its arguments are not copied.
+        gets a thread (and no link), and its arguments are not copied. A call that makes this one is shielded.
         """
         number = next(self._numbers)
         if pid == self.pid:
@@ -272,7 +272,15 @@ class Node:
         if pid == self.pid:
             return function(*args, **kwargs)
         slot = Slot()
-        link, number = self.start(pid, slot, function, args, kwargs, WANT_VALUE)
+        call = running_call()
+        if call is not None:
+            call.shield()  # the wait below takes over
+        try:
+            link, number = self.start(pid, slot, function, args, kwargs, WANT_VALUE)
+        except BaseException:
+            if call is not None:
+                call.unshield()
+            raise
         try:
             self.reader.wait(slot, link)
         except BaseException:
@@ -286,7 +294,8 @@ class Node:
 
     def tell(self, pid: ProcessId, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """Run a function on a process and do not wait for anything."""
-        self.start(pid, Slot(), function, args, kwargs, WANT_NOTHING)
+        with shielded():
+            self.start(pid, Slot(), function, args, kwargs, WANT_NOTHING)
 
     def cancel(self, link: Link | None, number: CallId) -> bool:
         """Interrupt a call made here; false if its answer has arrived. The target is not settled any more."""

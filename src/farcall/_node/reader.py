@@ -6,8 +6,8 @@ another thread; when it has gone, the ticker gives the link back. Most of a call
 threads, so whoever has just been busy with a link polls it for some microseconds before it sleeps.
 
 The leader runs calls of functions known to be short itself. Before anything else it gives its role away, together
-with the link that it reads, so calls start in their order. While it runs user code its role lies as a ticket in
-``tickets``: whoever takes the ticket out has the role. Normally the leader takes it back; if the code waits in
+with the link that it reads, so calls start in their order. While it runs user code its role lies as a ticket in a
+list of its own: whoever takes the ticket out has the role. Normally the leader takes it back; if the code waits in
 farcall or takes longer than a tick, it is taken from it.
 """
 
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .._config import Config
 from .._transport.base import Listener
 from .._wire.frames import Frame
-from .current import current_call
+from .current import running_call
 from .executor import LONG, Definition, ThreadPool
 from .link import Link
 from .main_thread import MainThread, on_main_thread
@@ -38,6 +38,8 @@ _QUIET_TICKS = 4  # without anything to do, then the ticker sleeps
 _SHORT_GAP = 200e-6  # a wait shorter than this would have been worth polling
 
 _clock = time.perf_counter
+
+Ticket = list[tuple[Link, Definition]]
 
 
 class Reader:
@@ -74,9 +76,9 @@ class Reader:
         self.links: set[Link] = set()
         self._hot: set[Link] = set()
         # The role of the leader.
-        self.tickets: list[tuple[Link, Definition]] = []  # at most one
-        self.inline_thread = 0
-        self.inline_serial = 0
+        self._ticket: Ticket = []  # of the leader that runs user code, empty once it is taken
+        self._inline_thread = 0
+        self._inline_serial = 0
         self.main = MainThread(self.wake)
         # Ctrl-C, see ``guard_interrupts``.
         self._interrupt_handler: Any = None
@@ -153,13 +155,11 @@ class Reader:
         call that waits is raised here.
         """
         me = threading.get_ident()
-        if self.tickets and self.inline_thread == me:
+        if self._ticket and self._inline_thread == me:
             self.depose()
         if self._interrupt_handler is not None and me == _main_thread:
             self.guard_interrupts()
-        call = current_call.get()
-        if call is not None and call.link is None and not call.running:
-            call = None  # a thread of ours: nobody interrupts it
+        call = running_call()
         if call is not None:
             call.shield()
         try:
@@ -255,8 +255,7 @@ class Reader:
                     if self.main.tasks:
                         self._pool.run(self.lead)
                         return
-                elif self.main.wants_role:
-                    self.main.give_role()
+                elif self.main.wants_role and self.main.give_role():
                     return
                 link = self._next_link()
                 if link is None:
@@ -288,7 +287,7 @@ class Reader:
     def depose(self) -> bool:
         """Take the role from a leader that runs user code, and give it to another thread."""
         try:
-            link, definition = self.tickets.pop()
+            link, definition = self._ticket.pop()
         except IndexError:
             return False
         definition.cost = LONG
@@ -353,23 +352,18 @@ class Reader:
 
     def _flush(self, link: Link) -> bool:
         """Send answers that waited for company; if the peer does not read, the role may be taken meanwhile."""
-        self.inline_serial += 1
-        self.tickets.append((link, _NO_FUNCTION))
+        ticket = self.lay_ticket(link, _NO_FUNCTION)
+        flush_quietly(link)
+        return take_ticket(ticket)
+
+    def lay_ticket(self, link: Link, definition: Definition) -> Ticket:
+        """Let the role of the leader be taken from this thread, which holds ``reading`` of the link."""
+        self._inline_thread = threading.get_ident()
+        self._inline_serial += 1
+        ticket = self._ticket = [(link, definition)]
         if not self.ticking:
             self.tick()
-        try:
-            link.flush()
-        except OSError:
-            pass  # the reader will find the end
-        return self.take_ticket_back()
-
-    def take_ticket_back(self) -> bool:
-        """Become the leader again after user code; false if another thread has become it."""
-        try:
-            self.tickets.pop()
-        except IndexError:
-            return False
-        return True
+        return ticket
 
     def _lose(self, link: Link) -> None:
         if not link.closed:
@@ -444,8 +438,8 @@ class Reader:
             busy, self._interrupt_deferred = True, False
             assert _main_thread is not None
             signal.pthread_kill(_main_thread, signal.SIGINT)
-        serial = self.inline_serial
-        if self.tickets:
+        serial = self._inline_serial
+        if self._ticket:
             busy = True
             if serial == self._seen_serial:
                 self.depose()
@@ -481,6 +475,15 @@ _main_thread = threading.main_thread().ident
 _CRITICAL = ("farcall._node.", "farcall._transport.", "farcall._wire.", "farcall._remote.future")
 _TRANSPARENT = ("threading", "selectors", "concurrent.futures._base")  # where Ctrl-C hits, their caller decides
 _SAFE = (Link.sleep.__code__, Parker.park.__code__)
+
+
+def take_ticket(ticket: Ticket) -> bool:
+    """Become the leader again after user code; false if another thread has become it."""
+    try:
+        ticket.pop()
+    except IndexError:
+        return False
+    return True
 
 
 def flush_quietly(link: Link) -> None:

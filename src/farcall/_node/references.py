@@ -47,7 +47,7 @@ class References:
         self._holders = Holders()
         self._dropped: deque[tuple[ProcessId, ProcessId, CallId]] = deque()  # appended by finalizers
         self._released: deque[tuple[Link, int]] = deque()  # likewise
-        self._failures: deque[tuple[Link, Frame]] = deque()  # likewise: of Futures that nobody fetched
+        self._failures: deque[Frame] = deque()  # likewise: of Futures that nobody fetched
 
     def lose(self, pid: ProcessId) -> None:
         """Free what only a process held that is gone."""
@@ -106,9 +106,9 @@ class References:
         if not self._node.reader.ticking:
             self._node.reader.tick()
 
-    def mourn(self, link: Link, frame: Frame) -> None:
+    def mourn(self, frame: Frame) -> None:
         """Report a failure that nobody fetched; in a finalizer."""
-        self._failures.append((link, frame))
+        self._failures.append(frame)
         self._node.reader.tick()
 
     def tick(self) -> bool:
@@ -130,8 +130,8 @@ class References:
         for link, segments in releases.items():
             with contextlib.suppress(OSError):
                 link.post(messages.encode_release(segments))
-        for link, frame in _take(self._failures):
-            self._report_failed(link, frame)
+        for frame in _take(self._failures):
+            self._node.callee.report_encoded(frame.body)
 
     def _send_drops(self, owner: ProcessId, records: list[tuple[int, int, int, int]]) -> None:
         if owner == self._node.pid:
@@ -140,13 +140,6 @@ class References:
             return
         with contextlib.suppress(OSError, ProcessExited, ValueError):
             self._node.link_to(owner).post(messages.encode_hold(records))
-
-    def _report_failed(self, link: Link, frame: Frame) -> None:
-        try:
-            self._node.open_answer(link, frame)
-        except BaseException as error:
-            error.add_note("(nobody fetched the Future of this call)")
-            self._node.callee.report(error)
 
 
 def _take(queue: deque[Any]) -> list[Any]:

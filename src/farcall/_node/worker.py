@@ -112,6 +112,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    current_node().reader.stop_main()  # a call that runs on this thread ends, and this process with it
     raise SystemExit(128 + number)
 
 

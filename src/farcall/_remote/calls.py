@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from .._errors import ProcessExited
-from .._node.current import current_call, current_node, find_node
+from .._node.current import current_node, find_node, running_call, shielded
 from .._node.node import Node
 from .._types import P, ProcessId, R
 from .._wire.messages import WANT_FUTURE
@@ -35,10 +35,14 @@ def _begin(node: Node, pid: ProcessId, future: Future[R], function: Any, args: A
     """Start the call of a Future on a process."""
     future._where = pid
     future._created = True
-    future._link, future._number = node.start(pid, future, function, args, kwargs, WANT_FUTURE)
-    parent = current_call.get()
-    if parent is not None and future._link is not None:
-        parent.add_child(future._link, future._number)
+    parent = running_call()
+    if parent is None:
+        future._link, future._number = node.start(pid, future, function, args, kwargs, WANT_FUTURE)
+        return
+    with shielded():
+        future._link, future._number = node.start(pid, future, function, args, kwargs, WANT_FUTURE)
+        if future._link is not None:
+            parent.add_child(future._link, future._number)
 
 
 def spawnat(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:

@@ -277,8 +277,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def __del__(self) -> None:
         self._let_go()
         if not self._retrieved and self._frame is not None and self._frame.target == ERROR:
-            assert self._link is not None
-            self._node.references.mourn(self._link, self._frame)
+            self._node.references.mourn(self._frame)
 
     def __reduce__(self) -> Any:
         """Travel as a reference if the value is elsewhere or large, with the outcome if that is here and small."""

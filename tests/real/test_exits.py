@@ -1,0 +1,96 @@
+"""Workers that end, and failures that nobody waits for. Each test has workers of its own."""
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from concurrent.futures import BrokenExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import pytest
+
+import farcall as fc
+
+
+def fail(text):
+    raise ValueError(text)
+
+
+def test_a_killed_worker_fails_every_waiter_with_the_reason():
+    """Each pending call ends within a second with ProcessExited, whose reason names the signal; later ones too."""
+    two, three = fc.addprocs(2)
+    futures = [fc.spawnat(two, time.sleep, 60) for _ in range(20)]
+    relayed = fc.spawnat(three, fc.remotecall_fetch, two, time.sleep, 60)
+    assert fc.remotecall_fetch(three, fc.remotecall_fetch, two, fc.myid) == two
+    process = fc.remotecall_fetch(two, os.getpid)
+    started = time.perf_counter()
+    os.kill(process, signal.SIGKILL)
+    for future in futures:
+        with pytest.raises(fc.ProcessExited, match=r"worker 2 is gone: killed by signal 9 \(SIGKILL\)") as caught:
+            future.result()
+        assert caught.value.pid == two
+    with pytest.raises(fc.ProcessExited, match="signal 9"):
+        relayed.result()
+    assert time.perf_counter() - started < 1
+    assert isinstance(caught.value, BrokenExecutor)
+    assert isinstance(caught.value, BrokenProcessPool)
+    with pytest.raises(fc.ProcessExited, match="signal 9"):
+        fc.remotecall_fetch(two, os.getpid)
+    assert fc.workers() == [three]
+
+
+def test_an_exit_in_a_call_is_told_with_its_status():
+    """os._exit in a call ends the worker; the waiter learns the status."""
+    (two,) = fc.addprocs(1)
+    with pytest.raises(fc.ProcessExited, match="exit status 3"):
+        fc.remotecall_fetch(two, os._exit, 3)
+
+
+def test_a_worker_that_cannot_start_shows_what_it_printed():
+    """LaunchError ends with the captured output; nothing is left."""
+    with pytest.raises(fc.LaunchError, match="No such file"):
+        fc.addprocs(2, python="/nowhere/python")
+    with pytest.raises(fc.LaunchError, match=r"(?s)exit status.*broken on purpose"):
+        fc.addprocs(2, env={"PYTHONPATH": _broken_site()})
+    assert fc.workers() == [1]
+
+
+def _broken_site():
+    folder = tempfile.mkdtemp()
+    with open(os.path.join(folder, "sitecustomize.py"), "w") as file:
+        file.write("import os, sys\nprint('broken on purpose', file=sys.stderr, flush=True)\nos._exit(4)\n")
+    return folder
+
+
+def test_remote_do_reports_its_failure(capfd):
+    """The error of a call without an answer is printed on the master's stderr."""
+    (two,) = fc.addprocs(1)
+    fc.remote_do(two, fail, "unseen")
+    fc.rmprocs(two)
+    assert "ValueError: unseen" in _settled_output(capfd, "unseen")
+
+
+def test_a_failure_that_nobody_fetched_is_reported_once(capfd):
+    """A Future that failed and was dropped unfetched is reported on the master's stderr, once."""
+    (two,) = fc.addprocs(1)
+    future = fc.spawnat(two, fail, "forgotten")
+    while not future.done():
+        threading.Event().wait(0.01)
+    del future
+    text = _settled_output(capfd, "forgotten")
+    fetched = fc.spawnat(two, fail, "fetched")
+    assert fetched.exception() is not None
+    del fetched
+    text += _settled_output(capfd, None)
+    assert text.count("ValueError: forgotten") == 1
+    assert "fetched\n" not in text.replace("fetched the", "")
+
+
+def _settled_output(capfd, needle):
+    """Return what was printed, waiting for a text, or, for none, a moment in which it could have come."""
+    text, deadline = "", time.monotonic() + (5 if needle else 0.2)
+    while time.monotonic() < deadline and not (needle and needle in text):
+        threading.Event().wait(0.02)
+        text += capfd.readouterr().err
+    return text
