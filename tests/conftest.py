@@ -39,6 +39,11 @@ def _descriptors() -> dict[str, str]:
     return found
 
 
+def _shared() -> set[str]:
+    """What lies in shared memory, but for the semaphores of other programs."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+
+
 def _own_threads() -> set[threading.Thread]:
     return {each for each in threading.enumerate() if each.name.startswith("farcall")}
 
@@ -46,10 +51,10 @@ def _own_threads() -> set[threading.Thread]:
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process, a thread, a descriptor or shared memory behind."""
-    if "cluster" in request.fixturenames:
+    if "cluster" in request.fixturenames or fc.nprocs() > 1:
         yield  # checked when the cluster of the module goes
         return
-    before = _children(), _own_threads(), set(_descriptors().items()), set(os.listdir("/dev/shm"))
+    before = _children(), _own_threads(), set(_descriptors().items()), _shared()
     yield
     shutdown()
     check_nothing_leaked(*before)
@@ -64,13 +69,13 @@ def check_nothing_leaked(
     assert eventually(lambda: len(_descriptors()) <= len(descriptors)), (
         f"descriptors left: {set(_descriptors().items()) - descriptors}"
     )
-    assert set(os.listdir("/dev/shm")) <= shared
+    assert _shared() <= shared
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[int]]:
     """Two workers for a whole module, whose tests must not remove them."""
-    before = _children(), _own_threads(), set(_descriptors().items()), set(os.listdir("/dev/shm"))
+    before = _children(), _own_threads(), set(_descriptors().items()), _shared()
     pids = fc.addprocs(2)
     yield list(pids)
     shutdown()

@@ -1,5 +1,6 @@
 """Workers that end, and failures that nobody waits for. Each test has workers of its own."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -8,6 +9,7 @@ import time
 from concurrent.futures import BrokenExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+import numpy as np
 import pytest
 
 import farcall as fc
@@ -94,3 +96,51 @@ def _settled_output(capfd, needle):
         threading.Event().wait(0.02)
         text += capfd.readouterr().err
     return text
+
+
+LARGE = 100_000  # float64 values: more than rides back with the completion
+
+
+def values_there():
+    from farcall._node.current import current_node
+
+    gc.collect()
+    return len(current_node().references.values)
+
+
+def _until(condition, timeout=5):
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+    return False
+
+
+def test_a_large_value_dies_with_its_owner_a_small_one_has_travelled():
+    """After the owner's death a small value is here, and a large one that nobody fetched is ProcessExited."""
+    (two,) = fc.addprocs(1)
+    small, large = fc.spawnat(two, abs, -3), fc.spawnat(two, np.ones, LARGE)
+    fc.wait(small)
+    fc.wait(large)
+    os.kill(fc.remotecall_fetch(two, os.getpid), signal.SIGKILL)
+    assert _until(lambda: fc.workers() == [1])
+    assert small.result() == 3
+    with pytest.raises(fc.ProcessExited, match="signal 9"):
+        large.result()
+
+
+def test_a_holder_that_dies_lets_go():
+    """The death of the last holder frees a value."""
+    two, three = fc.addprocs(2)
+    future = fc.wait(fc.spawnat(two, np.ones, LARGE))
+
+    def keep(f):
+        import __main__
+
+        __main__.kept = f
+
+    fc.remotecall_fetch(three, keep, future)
+    del future
+    assert fc.remotecall_fetch(two, values_there) == 1
+    os.kill(fc.remotecall_fetch(three, os.getpid), signal.SIGKILL)
+    assert _until(lambda: fc.remotecall_fetch(two, values_there) == 0)

@@ -74,8 +74,9 @@ class Callee:
             finished = _clock()
             if definition.cost != LONG:
                 definition.took(finished - started)
-            if self._node.trace is not None:
-                self._node.trace.ran(call, started, finished)
+            if self._node.trace is not None and call.link is not None:
+                name = getattr(definition.known_function, "__qualname__", "a call")
+                self._node.trace.ran(name, call.link.pid, call.number, started, finished)
 
     def _free_main(self, call: Call) -> None:
         """Let the main thread have its next call before the answer to this one makes the caller send it."""
@@ -153,6 +154,10 @@ class Callee:
         self._post_answer(link, messages.ERROR, call.number, encode_error(error, str(self._node.describe())), False)
 
     def _post_answer(self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool) -> None:
+        if self._node.leaving:
+            return
+        if self._node.trace is not None:
+            self._node.trace.sent("answer", link.pid, link.pid, number, payload.size)
         try:
             if payload.buffers or payload.references:
                 self._node.references.announce(payload, link.pid)

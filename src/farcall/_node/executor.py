@@ -40,6 +40,11 @@ class Definition:
         self._function: Any = None
         self._lock = threading.Lock()
 
+    @property
+    def known_function(self) -> Any:
+        """The function if it has been unpickled."""
+        return self._function
+
     def function(self) -> Any:
         """Return the function, unpickled once, or each time if it carries state that a call may change."""
         function = self._function

@@ -42,12 +42,12 @@ def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     if on_main and not reader.main.claim():
         node.pool.run(node.callee.execute, call, definition, frame, parts)  # we were given another call meanwhile
         return True
+    if not on_main and reader.main.give(node.callee.execute, call, definition, frame, parts):
+        return True
     if definition.cost is not None and definition.cost < SHORT and parts is None and call.after is None:
         return node.callee.execute_inline(call, definition, frame)
     if link.out:
         node.pool.run(flush_quietly, link)
-    if not on_main and reader.main.give(node.callee.execute, call, definition, frame, parts):
-        return True
     reader.give_role(link)
     node.callee.execute(call, definition, frame, parts)
     return False

@@ -44,6 +44,7 @@ from .peers import Peer, Peers
 from .reader import Reader
 from .references import References
 from .slots import Slot, Target
+from .tracing import Tracer
 
 _GRACE = 1.0  # seconds between the end of a connection and the news of its process, or the other way round
 
@@ -68,7 +69,7 @@ class Node:
         self.codebook = Codebook(config.definition_limit, config.capture_warning)
         self.segments = SegmentPool(config.shared_pool)
         self.links: dict[ProcessId, Link] = {}  # the one on which we call a peer
-        self.trace: Any = None
+        self.trace: Tracer | None = None
         self.turn = 0  # of "any"
         self.journal: list[tuple[Any, ...]] = []  # what ``everywhere`` did, for workers that join later; the master's
         self.default_pool: Any = None
@@ -76,6 +77,7 @@ class Node:
         self.observers: weakref.WeakSet[Any] = weakref.WeakSet()  # told by ``changed``
         self.on_exit: Callable[[ProcessId, str], None] = lambda pid, reason: None
         self.closed = False
+        self.leaving = False  # this process is about to end, and answers nothing more
         self._token = token
         self._dial = dial
         self._listener = listener
@@ -241,7 +243,7 @@ class Node:
             elif link.enqueue(frame):
                 self.reader.tick()
         if self.trace is not None:
-            self.trace.sent(link.pid, number, payload.size)
+            self.trace.sent("call", link.pid, self.pid, number, payload.size)
 
     def _define(self, link: Link, function: Callable[..., Any]) -> tuple[int, bool]:
         """Make sure that a peer has a function; return its number, and whether it is for one call only."""

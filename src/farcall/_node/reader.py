@@ -29,6 +29,7 @@ from .executor import LONG, Definition, ThreadPool
 from .link import Link
 from .main_thread import MainThread, on_main_thread
 from .slots import Parker, Target
+from .tracing import Tracer
 
 if TYPE_CHECKING:
     from .executor import Call
@@ -84,6 +85,7 @@ class Reader:
         self._interrupt_handler: Any = None
         self._interrupted: Any = None  # what handled Ctrl-C before
         self._interrupt_deferred = False
+        self.trace: Tracer | None = None
         # The ticker.
         self._ticker_parker = Parker()
         self.ticking = False
@@ -162,6 +164,7 @@ class Reader:
         call = running_call()
         if call is not None:
             call.shield()
+        started = _clock() if self.trace is not None else 0.0
         try:
             while not target.settled:
                 if link is not None and not link.closed and link.reading.acquire(False):
@@ -181,6 +184,8 @@ class Reader:
             if call is not None:
                 call.sleeper = None
                 call.unshield()
+            if self.trace is not None and started:
+                self.trace.waited(link.pid if link is not None else None, started, _clock())
 
     def _park(self, target: Target, link: Link | None, deadline: float | None, call: "Call | None") -> None:
         """Sleep until the target is settled by another thread, or it is our turn to read."""
@@ -339,7 +344,7 @@ class Reader:
                 if not until:
                     link.idle_since = _clock()
                     until = link.idle_since + self._spin if polls else link.idle_since
-                if _clock() >= until or link.waiters or self._ready:
+                if _clock() >= until or link.waiters or self._ready or self.main.wants_role:
                     break
             except EOFError:
                 link.reading.release()

@@ -58,20 +58,20 @@ def serve(node: Node, ready: int, timeout: float) -> None:
     assert node._listener is not None
     os.write(ready, f"{node._listener.address}\n".encode())
     os.close(ready)
-    with contextlib.suppress(SystemExit):
+    status: Any = 0
+    try:
         node.reader.lead_on_main()
+    except SystemExit as end:
+        status = end.code
+    node.leaving = True
     abandoned.cancel()
     _say_last_words()
+    sys.exit(status)
 
 
 def leave() -> None:
     """End this worker as soon as its main thread is free; called by the master."""
-    node = current_node()
-    call = current_call.get()
-    if call is not None:
-        call.node.reader.stop_main()
-    else:
-        node.reader.stop_main()
+    current_node().reader.stop_main()
 
 
 def _say_last_words() -> None:
@@ -112,7 +112,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    current_node().reader.stop_main()  # a call that runs on this thread ends, and this process with it
+    node = current_node()
+    node.leaving = True
+    node.reader.stop_main()  # a call that runs on this thread ends, and this process with it
     raise SystemExit(128 + number)
 
 

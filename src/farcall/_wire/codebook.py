@@ -9,25 +9,21 @@ program itself) is pickled for each call; if that is large, its digest decides w
 The book never keeps alive what a function captured: it holds what cannot change and is small, and weak references.
 """
 
-import builtins
-import dis
 import hashlib
 import sys
 import threading
 import warnings
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from . import pickles
 from .pickles import Payload
+from .uses import Uses, is_importable, look_up
 
 INLINE = 16 * 1024  # a function that changes from call to call travels with each call up to this size
 _MOST_FUNCTIONS = 4096
-_SCALARS = (int, float, complex, bool, type(None), type(...), range)
-_MISSING = object()
 
 
 class Shipment(NamedTuple):
@@ -47,7 +43,7 @@ class _Entry:
 
     __slots__ = ("_codes", "_strong", "_weak", "function", "number")
 
-    def __init__(self, function: Any, uses: "_Uses | None") -> None:
+    def __init__(self, function: Any, uses: "Uses | None") -> None:
         self.function = weakref.ref(function)
         self.number = 0
         self._strong = uses.strong if uses else []
@@ -57,25 +53,12 @@ class _Entry:
     def is_current(self) -> bool:
         """Whether the function still uses what it used when it was pickled."""
         for place, name, value in self._strong:
-            if _look_up(place, name) is not value:
+            if look_up(place, name) is not value:
                 return False
         for place, name, reference in self._weak:
-            if _look_up(place, name) is not reference():
+            if look_up(place, name) is not reference():
                 return False
         return all(getattr(function(), "__code__", None) is code for function, code in self._codes)
-
-
-def _look_up(place: Any, name: Any) -> Any:
-    """Return what a name (in a namespace) or a cell (no name) or an attribute (a function and its name) holds now."""
-    if type(place) is dict:
-        return place.get(name, _MISSING)
-    if type(place) is CellType:
-        try:
-            return place.cell_contents
-        except ValueError:
-            return _MISSING
-    function = place()
-    return getattr(function, name, _MISSING) if function is not None else _MISSING
 
 
 class Codebook:
@@ -106,8 +89,8 @@ class Codebook:
         plain = getattr(function, "py_func", function)  # Numba's dispatchers stand for a plain function
         if type(plain) is not FunctionType:
             return self._once(pickles.encode(function))
-        uses = _Uses(plain)
-        payload = pickles.encode_function(function, uses.unresolved_in)
+        uses = Uses(plain)
+        payload = pickles.encode(function)
         self._warn_if_large(function, uses, payload)
         if payload.references or (uses.volatile and payload.size <= INLINE):
             return self._once(payload)  # small, or the book must not keep what it refers to alive
@@ -120,7 +103,7 @@ class Codebook:
             self._next += 1
             return Shipment(self._next, payload, once=True)
 
-    def _enter(self, function: Any, uses: "_Uses | None", payload: Payload) -> Shipment:
+    def _enter(self, function: Any, uses: "Uses | None", payload: Payload) -> Shipment:
         try:
             entry = _Entry(function, uses)
             key = id(function)
@@ -156,11 +139,11 @@ class Codebook:
             if entry.number == number:
                 del self._entries[key]
 
-    def _warn_if_large(self, function: Any, uses: "_Uses", payload: Payload) -> None:
+    def _warn_if_large(self, function: Any, uses: "Uses", payload: Payload) -> None:
         if payload.size <= self._warning or function in self._warned:
             return
         self._warned.add(function)
-        name, size = uses.largest()
+        name, size = _largest(uses.captured)
         warnings.warn(
             f"{getattr(function, '__qualname__', function)} captures {payload.size / 1e6:.0f} MB, most of it in "
             f"{name!r} ({size / 1e6:.0f} MB): it is pickled and compared on each call; pass it as an argument, or "
@@ -177,101 +160,12 @@ def _outside() -> int:
     return level
 
 
-class _Uses:
-    """Everything that a function pickled by value takes along, found by walking its code."""
-
-    def __init__(self, function: FunctionType) -> None:
-        self.strong: list[tuple[Any, Any, Any]] = []  # place, name, value
-        self.weak: list[tuple[Any, Any, weakref.ref[Any]]] = []
-        self.functions: list[FunctionType] = []
-        self.volatile = False
-        self.unresolved_in: list[dict[str, Any]] = []  # namespaces that lack a name
-        self._captured: dict[str, Any] = {}
-        self._walk(function)
-
-    def largest(self) -> tuple[str, int]:
-        """Return the captured variable that takes the most bytes, and how many."""
-        sizes = {}
-        for name, value in self._captured.items():
-            try:
-                sizes[name] = pickles.encode(value).size
-            except Exception:
-                sizes[name] = 0
-        return max(sizes.items(), key=lambda each: each[1], default=("its code", 0))
-
-    def _walk(self, function: FunctionType) -> None:
-        if function in self.functions:
-            return
-        self.functions.append(function)
-        attributes = weakref.ref(function)
-        for name in ("__defaults__", "__kwdefaults__"):
-            value = getattr(function, name)
-            self.strong.append((attributes, name, value)) if value is None else self._note(attributes, name, value)
-        for name, value in vars(function).items():
-            self._note(attributes, name, value)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            self._note(cell, name, _look_up(cell, name))
-        for name, stored in _global_names(function.__code__):
-            self.volatile |= stored
-            value = function.__globals__.get(name, _MISSING)
-            if value is _MISSING and not hasattr(builtins, name):
-                self.unresolved_in.append(function.__globals__)
-            self._note(function.__globals__, name, value)
-
-    def _note(self, place: Any, name: str, value: Any) -> None:
-        """Remember one thing that is used, so that a change is noticed; what can change unnoticed is volatile."""
-        if value is _MISSING or _is_fixed(value):
-            self.strong.append((place, name, value))
-            return
-        self._captured[name] = value
-        plain = getattr(value, "py_func", value)
-        if type(plain) is FunctionType:
-            self._walk(plain)
-        elif not pickles.is_constant_array(value):
-            self.volatile = True
-            return
-        self.weak.append((place, name, weakref.ref(value)))
-
-
-def _is_fixed(value: Any) -> bool:
-    """Whether a value is small and can never change, so that its identity stands for it."""
-    if isinstance(value, _SCALARS):
-        return type(value) in _SCALARS
-    if type(value) in (str, bytes):
-        return len(value) <= 4096
-    if type(value) in (tuple, frozenset):
-        return len(value) <= 256 and all(_is_fixed(each) for each in value)
-    return (type(value) is ModuleType and value.__name__ in sys.modules) or is_importable(value)
-
-
-def is_importable(value: Any) -> bool:
-    """Whether another process gets this function or class by importing its module."""
-    if not isinstance(value, (FunctionType, BuiltinFunctionType, type)) and type(value).__name__ != "ufunc":
-        return False
-    module_name = getattr(value, "__module__", None) or "builtins"
-    if module_name == "__main__" or getattr(value, "__self__", None).__class__ not in (type(None), ModuleType):
-        return False
-    found: Any = sys.modules.get(module_name)
-    for name in getattr(value, "__qualname__", getattr(value, "__name__", "")).split("."):
-        found = getattr(found, name, None)
-    return found is value and not pickles.goes_by_value(module_name)
-
-
-_names_of_code: "weakref.WeakKeyDictionary[CodeType, list[tuple[str, bool]]]" = weakref.WeakKeyDictionary()
-
-
-def _global_names(code: CodeType) -> list[tuple[str, bool]]:
-    """Return the global names that code uses, inner functions included, and whether it assigns to them."""
-    known = _names_of_code.get(code)
-    if known is None:
-        known = _names_of_code[code] = list(dict(sorted(_find_global_names(code))).items())
-    return known
-
-
-def _find_global_names(code: CodeType) -> Iterator[tuple[str, bool]]:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield instruction.argval, instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _find_global_names(constant)
+def _largest(captured: dict[str, Any]) -> tuple[str, int]:
+    """Return the captured variable that takes the most bytes, and how many."""
+    sizes = {}
+    for name, value in captured.items():
+        try:
+            sizes[name] = pickles.encode(value).size
+        except Exception:
+            sizes[name] = 0
+    return max(sizes.items(), key=lambda each: each[1], default=("its code", 0))

@@ -11,13 +11,13 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from importlib.machinery import FrozenImporter, PathFinder
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import cloudpickle
 
 from .._errors import SerializationError
+from .uses import Uses, goes_by_value, is_constant_array, is_importable
 
 PROTOCOL = 5
 OUT_OF_BAND = 16 * 1024  # smaller buffers are cheaper inside the pickle
@@ -59,7 +59,6 @@ class _Context(threading.local):
     indexed: list[Buffer] | None = None
     buffers: Sequence[Any] | None = None
     holds: Sequence[Any] | None = None
-    missing_names: Sequence[dict[str, Any]] = ()
 
 
 _context = _Context()
@@ -111,15 +110,6 @@ def encode(value: object, limit: int | None = None) -> Payload:
         _context.references, _context.indexed = outer
 
 
-def encode_function(function: object, namespaces: list[dict[str, Any]]) -> Payload:
-    """Return the pickle of a function; in the given namespaces, missing names are looked up where it arrives."""
-    _context.missing_names = namespaces
-    try:
-        return encode(function)
-    finally:
-        _context.missing_names = ()
-
-
 class MainNames(dict[str, Any]):
     """The globals of a function whose sender lacked a name: it is looked up in ``__main__`` of this process."""
 
@@ -152,8 +142,6 @@ def _encode_any(value: object, limit: int | None) -> Payload:
 
     file = io.BytesIO() if limit is None else _Capped(limit)
     pickler = _Pickler(file, protocol=PROTOCOL, buffer_callback=keep_inside)
-    for namespace in _context.missing_names:
-        pickler.globals_ref[id(namespace)] = MainNames()  # cloudpickle fills in what the functions of it use
     pickler.dump(value)
     assert _context.references is not None
     assert _context.indexed is not None
@@ -183,7 +171,15 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented if obj.flags.writeable or obj.dtype.hasobject else _reduce_read_only(obj)
         if isinstance(obj, (type, FunctionType)):
             goes_by_value(obj.__module__)
+            if type(obj) is FunctionType and id(obj.__globals__) not in self.globals_ref and not is_importable(obj):
+                self._seed_namespaces(obj)
         return super().reducer_override(obj)
+
+    def _seed_namespaces(self, function: FunctionType) -> None:
+        """Have names that are missing here be looked up where the function arrives."""
+        for namespace in Uses(function).unresolved_in:
+            if id(namespace) not in self.globals_ref:
+                self.globals_ref[id(namespace)] = MainNames()  # cloudpickle fills in what the functions of it use
 
 
 def _reduce_read_only(array: Any) -> Any:
@@ -198,56 +194,12 @@ def _reduce_read_only(array: Any) -> Any:
     return _rebuild_array, (len(_context.indexed) - 1, array.dtype, array.shape, order)
 
 
-def is_constant_array(array: Any) -> bool:
-    """Whether this is a NumPy array whose memory is read-only, and not a view of something writable.
-
-    Such an array is taken at its word: it is not looked at again, so nobody may make it writable for a while.
-    """
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(array) is not numpy.ndarray or array.dtype.hasobject:
-        return False
-    base = array
-    while type(base) is numpy.ndarray:
-        if base.flags.writeable:
-            return False
-        base = base.base
-    return base is None or type(base) is bytes
-
-
 def _rebuild_array(index: int, dtype: Any, shape: tuple[int, ...], order: str) -> Any:
     import numpy
 
     assert _context.buffers is not None
     array: Any = numpy.ndarray(shape, dtype, _context.buffers[index], order=order)  # type: ignore[arg-type]
     return array
-
-
-_by_value: dict[str, bool] = {"__main__": True}  # by module; what Python can find stays findable
-
-
-def goes_by_value(module_name: str) -> bool:
-    """Whether what a module defines must be pickled by value, because no worker could import the module.
-
-    Such are ``__main__``, modules made by hand, and the test modules of ``pytest --import-mode=importlib``.
-    """
-    known = _by_value.get(module_name)
-    if known is not None:
-        return known
-    module = sys.modules.get(module_name)
-    result = module is not None and not _can_be_found(module_name.partition(".")[0])
-    _by_value[module_name] = result
-    if result:
-        cloudpickle.register_pickle_by_value(module)
-    return result
-
-
-def _can_be_found(top: str) -> bool:
-    if top in sys.builtin_module_names:
-        return True
-    try:
-        return any(finder.find_spec(top) is not None for finder in (PathFinder, FrozenImporter))
-    except (ImportError, ValueError):
-        return True
 
 
 def decode(body: Any, buffers: Sequence[Any] = (), indexed: Sequence[Any] = (), holds: Sequence[Any] = ()) -> Any:

@@ -1,0 +1,20 @@
+"""Conformance suites for whoever writes a transport or an engine. They need pytest.
+
+Subclass a suite under a name that pytest collects and say how to make what it tests; pytest runs the rest:
+
+    from farcall.testing import TransportSuite
+
+    class TestPigeons(TransportSuite):
+        def connect(self):
+            return pigeon_pair()
+
+A test's docstring is the law that it checks.
+"""
+
+import pytest
+
+pytest.register_assert_rewrite("farcall.testing.engine", "farcall.testing.transport")  # failures show values
+
+from .engine import EngineSuite as EngineSuite  # noqa: E402
+from .transport import ListenerSuite as ListenerSuite  # noqa: E402
+from .transport import TransportSuite as TransportSuite  # noqa: E402
