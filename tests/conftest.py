@@ -67,7 +67,7 @@ def check_nothing_leaked(
     assert eventually(lambda: _children() <= children), f"processes left: {_children() - children}"
     assert eventually(lambda: _own_threads() <= threads), f"threads left: {_own_threads() - threads}"
     assert eventually(lambda: len(_descriptors()) <= len(descriptors)), (
-        f"descriptors left: {set(_descriptors().items()) - descriptors}"
+        f"descriptors left: {sorted(set(_descriptors().items()) - descriptors)[:20]}"
     )
     assert _shared() <= shared
 

@@ -224,7 +224,7 @@ def master() -> Cluster:
         if _Master.cluster is None:
             _Master.cluster = Cluster()
             set_process_node(_Master.cluster.node)
-            _Master.cluster.node.reader.guard_interrupts()
+            _Master.cluster.node.reader.interrupts.guard()
             atexit.register(shutdown)
         return _Master.cluster
 

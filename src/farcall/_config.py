@@ -25,7 +25,7 @@ class Config:
     capture_warning: int = 10 << 20
     """A function that captures more than this is named in a warning."""
 
-    spin: float = 50e-6
+    spin: float = 100e-6
     """How long to poll a socket that was just busy before sleeping on it; 0 never polls."""
 
     worker_timeout: float = 60.0

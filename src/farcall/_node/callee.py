@@ -18,7 +18,7 @@ from .._wire.messages import VALUE, WANT_FUTURE, WANT_NOTHING
 from .._wire.pickles import Payload
 from .answers import encode_error, print_failure
 from .current import current_call
-from .executor import LONG, Call, Definition, EventLoop
+from .executor import Call, Definition, EventLoop
 from .link import Link
 from .main_thread import on_main_thread
 from .reader import take_ticket
@@ -72,8 +72,7 @@ class Callee:
             if not call.begun:
                 call.begin()  # it failed before it ran
             finished = _clock()
-            if definition.cost != LONG:
-                definition.took(finished - started)
+            definition.took(finished - started)
             if self._node.trace is not None and call.link is not None:
                 name = getattr(definition.known_function, "__qualname__", "a call")
                 self._node.trace.ran(name, call.link.pid, call.number, started, finished)
@@ -83,11 +82,11 @@ class Callee:
         if call.main and self._node.reader.leads_on_main:
             self._node.reader.main.free()
 
-    def execute_inline(self, call: Call, definition: Definition, frame: Frame) -> bool:
+    def execute_inline(self, call: Call, definition: Definition, frame: Frame, parts: Any) -> bool:
         """Run a short call on the leader's thread; false if it was not that short, and another thread leads now."""
         assert call.link is not None
         ticket = self._node.reader.lay_ticket(call.link, definition)
-        self.execute(call, definition, frame, None, coalesce=True)
+        self.execute(call, definition, frame, parts, coalesce=True)
         return take_ticket(ticket)
 
     def execute_here(
@@ -164,7 +163,7 @@ class Callee:
                 link.post_payload(messages.RESULT, 0, status, number, payload)
                 return
             frame = encode_small(messages.RESULT, 0, status, number, payload.body)
-            if coalesce and len(link.out) < _MOST_WAITING:
+            if coalesce and link.decoder.holds_more() and len(link.out) < _MOST_WAITING:
                 link.out.append(frame)  # the leader flushes when there is nothing more to read
             else:
                 link.post(frame)

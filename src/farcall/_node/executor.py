@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .node import Node
 
 SHORT = 200e-6  # seconds; what takes less on average runs on the thread that reads, at the price of delaying it
-LONG = float("inf")
+STALLED = 100 * SHORT  # the average of a function that has just held up others; it can recover
 _FORGETTING = 0.1  # weight of the newest time in that average
 
 

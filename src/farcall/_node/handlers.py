@@ -44,8 +44,8 @@ def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
         return True
     if not on_main and reader.main.give(node.callee.execute, call, definition, frame, parts):
         return True
-    if definition.cost is not None and definition.cost < SHORT and parts is None and call.after is None:
-        return node.callee.execute_inline(call, definition, frame)
+    if definition.cost is not None and definition.cost < SHORT and call.after is None:
+        return node.callee.execute_inline(call, definition, frame, parts)
     if link.out:
         node.pool.run(flush_quietly, link)
     reader.give_role(link)

@@ -26,7 +26,30 @@ if TYPE_CHECKING:
     from .executor import Call, Definition
 
 _FIRST_SENDS = 4  # calls that go out at once before later ones wait for company
+_MISSES = 4  # useless polls in a row, then polling is given up
+_RETRY = 32  # every so many waits it is tried again: more reacts later, less burns more
 _COALESCED = 64  # frames that wait for company at most
+
+
+class Habit:
+    """Whether to poll before sleeping: as long as it pays. When it has not for some time, it is tried now and then."""
+
+    __slots__ = ("_misses",)
+
+    def __init__(self) -> None:
+        self._misses = 0
+
+    def pays(self) -> bool:
+        if self._misses < _MISSES:
+            return True
+        self._misses += 1
+        return not self._misses % _RETRY
+
+    def hit(self) -> None:
+        self._misses = 0
+
+    def miss(self) -> None:
+        self._misses += 1
 
 
 class Link:
@@ -47,8 +70,8 @@ class Link:
         self.registered: int | None = None  # the descriptor that the leader watches, guarded by the reader
         self.hot = False  # not watched by the leader: waiting threads read it
         self.used = False  # since the last tick, by a waiting thread
-        self.answers_quickly = True  # the last wait for an answer was so short that polling pays
-        self.idle_since = 0.0  # when the leader last found nothing to read
+        self.waiting = Habit()  # of threads that wait for an answer
+        self.leading = Habit()  # of the leader that waits for a call
         self._kicked, self._kicker = socket.socketpair()  # objects, not numbers: a late kick hits nobody else
         self._kicked.setblocking(False)
         self._kicker.setblocking(False)
@@ -76,7 +99,7 @@ class Link:
             if self.out:
                 self.out.append(frame)
                 frame = self._take_out()
-            self._send_all([frame])
+            self._send_one(frame)
 
     def enqueue(self, frame: bytes) -> bool:
         """Let a frame wait for company if others are under way; true if somebody must see to its leaving."""
@@ -90,16 +113,7 @@ class Link:
         """Send what waited for company."""
         with self.sending:
             if self.out:
-                self._send_all([self._take_out()])
-
-    def try_flush(self) -> None:
-        """Send what waited for company unless somebody is sending now, who will take it along or be asked again."""
-        if self.sending.acquire(False):
-            try:
-                if self.out:
-                    self._send_all([self._take_out()])
-            finally:
-                self.sending.release()
+                self._send_one(self._take_out())
 
     def post_payload(self, kind: int, flags: int, target: int, call: CallId, payload: Payload) -> None:
         """Send a message with a payload. The holds of its references have been announced by the node."""
@@ -130,6 +144,15 @@ class Link:
         data = self.out[0] if count == 1 else b"".join(self.out[:count])
         del self.out[:count]
         return data
+
+    def _send_one(self, data: bytes) -> None:
+        """Send some bytes, which usually fit at once; with ``sending`` held."""
+        try:
+            sent = 0 if self.closed else self.transport.send((data,))
+        except BlockingIOError:
+            sent = 0
+        if sent != len(data):
+            self._send_all([memoryview(data)[sent:]])
 
     def _send_all(self, parts: Sequence[bytes | memoryview]) -> None:
         """Send every byte, waiting for room as long as it takes; with ``sending`` held."""

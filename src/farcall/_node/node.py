@@ -318,13 +318,13 @@ class Node:
 
     def open_answer(self, link: Link, frame: Frame) -> Any:
         """Return the value of an answer, or raise its error."""
-        parts = self.references.unwrap(link, frame) if frame.attachments else ((), (), ())
+        parts = self.references.unwrap(link, frame) if frame.attachments else None
         if frame.target == VALUE:
             try:
-                return pickles.decode(frame.body, *parts)
+                return pickles.decode(frame.body, *parts) if parts is not None else pickles.decode_plain(frame.body)
             except SerializationError as error:
                 raise SerializationError(f"the answer of process {link.pid} came, but {error}") from error.__cause__
-        raise decode_error(frame.body, parts)
+        raise decode_error(frame.body, parts or ((), (), ()))
 
     def _handle(self, link: Link, frame: Frame, leading: bool) -> bool:
         """Handle a message; false if this thread was the leader and is no more."""

@@ -12,20 +12,19 @@ farcall or takes longer than a tick, it is taken from it.
 """
 
 import selectors
-import signal
 import socket
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from .._config import Config
 from .._transport.base import Listener
 from .._wire.frames import Frame
 from .current import running_call
-from .executor import LONG, Definition, ThreadPool
+from .executor import STALLED, Definition, ThreadPool
+from .interrupts import InterruptGuard
 from .link import Link
 from .main_thread import MainThread, on_main_thread
 from .slots import Parker, Target
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 TICK = 2e-3  # seconds; longer delays what a stalled call holds up, shorter costs more while there is traffic
 _QUIET_TICKS = 4  # without anything to do, then the ticker sleeps
-_SHORT_GAP = 200e-6  # a wait shorter than this would have been worth polling
 
 _clock = time.perf_counter
 
@@ -81,10 +79,7 @@ class Reader:
         self._inline_thread = 0
         self._inline_serial = 0
         self.main = MainThread(self.wake)
-        # Ctrl-C, see ``guard_interrupts``.
-        self._interrupt_handler: Any = None
-        self._interrupted: Any = None  # what handled Ctrl-C before
-        self._interrupt_deferred = False
+        self.interrupts = InterruptGuard(self.tick)
         self.trace: Tracer | None = None
         # The ticker.
         self._ticker_parker = Parker()
@@ -159,8 +154,8 @@ class Reader:
         me = threading.get_ident()
         if self._ticket and self._inline_thread == me:
             self.depose()
-        if self._interrupt_handler is not None and me == _main_thread:
-            self.guard_interrupts()
+        if self.interrupts.unchecked and on_main_thread():
+            self.interrupts.guard()
         call = running_call()
         if call is not None:
             call.shield()
@@ -215,8 +210,7 @@ class Reader:
             self.tick()
         if link.out:
             link.flush()
-        started = _clock()
-        until = started + self._spin if link.answers_quickly else 0.0
+        until = _clock() + self._spin if self._spin and link.waiting.pays() else 0.0
         while not target.settled:
             try:
                 frame = link.next_frame()
@@ -225,8 +219,11 @@ class Reader:
                 elif not link.fill():
                     raise EOFError
             except BlockingIOError:
-                if _clock() < until:
-                    continue
+                if until:
+                    if _clock() < until:
+                        continue
+                    link.waiting.miss()
+                    until = 0.0
                 if call is not None:
                     call.sleeper = link.kick
                     if call.cancelled:
@@ -234,13 +231,13 @@ class Reader:
                 if deadline is not None and time.monotonic() >= deadline:
                     return
                 self._sleep_on(link, deadline)
-                until = 0.0
                 if link.closed:
                     return
             except EOFError:
                 self._lose(link)
                 return
-        link.answers_quickly = _clock() - started < _SHORT_GAP
+        if until:
+            link.waiting.hit()
 
     def _sleep_on(self, link: Link, deadline: float | None) -> None:
         """Sleep until the link that we read has something; the leader takes care of the others."""
@@ -295,7 +292,7 @@ class Reader:
             link, definition = self._ticket.pop()
         except IndexError:
             return False
-        definition.cost = LONG
+        definition.cost = STALLED
         self.give_role(link)
         return True
 
@@ -326,7 +323,7 @@ class Reader:
 
     def _drain(self, link: Link) -> bool:
         """Read and handle messages until there are no more; false if the role was given away meanwhile."""
-        polls = self._leader_polls and _clock() - link.idle_since < _SHORT_GAP
+        polls = self._leader_polls and link.leading.pays()
         until = 0.0
         while True:
             try:
@@ -335,16 +332,20 @@ class Reader:
                     if not self._handle(link, frame, True):
                         return False
                 elif link.fill():
+                    if until and polls:
+                        link.leading.hit()
                     until = 0.0
                 else:
                     raise EOFError
             except BlockingIOError:
                 if link.out and not self._flush(link):
                     return False
+                now = _clock()
                 if not until:
-                    link.idle_since = _clock()
-                    until = link.idle_since + self._spin if polls else link.idle_since
-                if _clock() >= until or link.waiters or self._ready or self.main.wants_role:
+                    until = now + self._spin if polls else now
+                if now >= until and polls:
+                    link.leading.miss()
+                if now >= until or link.waiters or self._ready or self.main.wants_role:
                     break
             except EOFError:
                 link.reading.release()
@@ -383,40 +384,6 @@ class Reader:
         except OSError:
             pass  # full: it is awake; or closed
 
-    # Ctrl-C
-
-    def guard_interrupts(self) -> None:
-        """Have Ctrl-C on this main thread never strike where a message is cut in two or an answer is lost.
-
-        The handler that is there goes on to be called, but not while the thread is inside farcall and not asleep:
-        then the signal is repeated a little later. Called again whenever the thread waits, since a notebook
-        installs a handler of its own for each cell.
-        """
-        handler = signal.getsignal(signal.SIGINT)
-        if handler is self._interrupt_handler or not callable(handler):
-            return
-        if on_main_thread():
-            self._interrupt_handler = self._interrupt_handler or self._on_interrupt
-            self._interrupted = handler
-            signal.signal(signal.SIGINT, self._interrupt_handler)
-
-    def unguard_interrupts(self) -> None:
-        """Give Ctrl-C back to the handler that had it."""
-        handler, self._interrupt_handler = self._interrupt_handler, None
-        if handler is not None and on_main_thread() and signal.getsignal(signal.SIGINT) is handler:
-            signal.signal(signal.SIGINT, self._interrupted)
-
-    def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        inner = frame
-        while inner is not None and inner.f_globals.get("__name__") in _TRANSPARENT:
-            inner = inner.f_back
-        inside = inner is not None and str(inner.f_globals.get("__name__")).startswith(_CRITICAL)
-        if inside and inner is not None and inner.f_code not in _SAFE:
-            self._interrupt_deferred = True
-            self.tick()
-        else:
-            self._interrupted(number, frame)
-
     # The ticker
 
     def tick(self) -> None:
@@ -431,6 +398,7 @@ class Reader:
             while quiet < _QUIET_TICKS and not self._closed:
                 time.sleep(TICK)
                 quiet = 0 if self._tick() else quiet + 1
+            self.interrupts.look_again()
             self.ticking = False
             if not self._tick():  # nothing came between the last look and the line above
                 self._ticker_parker.park()
@@ -439,10 +407,7 @@ class Reader:
     def _tick(self) -> bool:
         """Do what is due; return true if there was, or will be soon, something to do."""
         busy = self._on_tick()
-        if self._interrupt_deferred:
-            busy, self._interrupt_deferred = True, False
-            assert _main_thread is not None
-            signal.pthread_kill(_main_thread, signal.SIGINT)
+        busy |= self.interrupts.repeat()
         serial = self._inline_serial
         if self._ticket:
             busy = True
@@ -463,7 +428,7 @@ class Reader:
     def close(self) -> None:
         """Stop reading; the threads of the reader leave."""
         self._closed = True
-        self.unguard_interrupts()
+        self.interrupts.unguard()
         self.wake()
         self.main.close()
         self._ticker_parker.unpark()
@@ -474,12 +439,6 @@ class Reader:
         self._woken.close()
         self._waker.close()
         self._selector.close()
-
-
-_main_thread = threading.main_thread().ident
-_CRITICAL = ("farcall._node.", "farcall._transport.", "farcall._wire.", "farcall._remote.future")
-_TRANSPARENT = ("threading", "selectors", "concurrent.futures._base")  # where Ctrl-C hits, their caller decides
-_SAFE = (Link.sleep.__code__, Parker.park.__code__)
 
 
 def take_ticket(ticket: Ticket) -> bool:

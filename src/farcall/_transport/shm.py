@@ -8,6 +8,7 @@ the sender writes the next buffer into the same pages, which saves the page faul
 
 import mmap
 import os
+import resource
 import secrets
 import threading
 import weakref
@@ -100,6 +101,8 @@ class SegmentPool:
             best = min(fitting, key=lambda each: each.capacity)
             self._free.remove(best)
             return best
+        if len(self._segments) >= _descriptors_to_use():
+            return None
         capacity = -(-size // _ROUND) * _ROUND
         try:
             descriptor = _allocate(capacity)
@@ -142,6 +145,11 @@ class SegmentPool:
             segment.holders["constant"] += 1
 
 
+def _descriptors_to_use() -> int:
+    """Return how many descriptors shared memory may take in either role; what does not fit travels or is copied."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+
+
 def _allocate(capacity: int) -> int:
     descriptor = os.memfd_create("farcall", os.MFD_CLOEXEC)
     try:
@@ -164,34 +172,48 @@ class Mapping(mmap.mmap):
 
     source: tuple[int, int, int]
     on_release: Callable[[], None] | None = None
-    original: "Mapping | None" = None
+
+    alive = 0  # in this process, about: each keeps a descriptor open
 
     def __del__(self) -> None:
         if self.on_release is not None:
+            Mapping.alive -= 1
             self.on_release()
 
-    def again(self) -> "Mapping":
+    def again(self) -> mmap.mmap:
         """Return another private view of the same segment, without what has been written to this one."""
-        mapping = _map(*self.source)
-        mapping.original = self
-        return mapping
+
+        def let_go(original: Mapping = self) -> None:
+            """Hold the first view, and with it the segment, as long as the second lives."""
+
+        return map_segment(*self.source, let_go)
 
 
-def map_segment(process: int, descriptor: int, size: int, on_release: Callable[[], None]) -> Mapping:
-    """Map a segment of a process of this host, copy on write. OSError if it is gone or out of reach."""
-    mapping = _map(process, descriptor, size)
-    mapping.on_release = on_release
-    return mapping
+def map_segment(process: int, descriptor: int, size: int, on_release: Callable[[], None]) -> mmap.mmap:
+    """Map a segment of a process of this host, copy on write. OSError if it is gone or out of reach.
 
-
-def _map(process: int, descriptor: int, size: int) -> Mapping:
+    A mapping keeps a descriptor open. Where many are open already the content is copied instead.
+    """
     opened = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        mapping = Mapping(opened, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        if Mapping.alive < _descriptors_to_use():
+            mapping = Mapping(opened, size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+            mapping.source = process, descriptor, size
+            mapping.on_release = on_release
+            Mapping.alive += 1
+            return mapping
+        copy = mmap.mmap(-1, size)
+        _read(opened, memoryview(copy))
     finally:
         os.close(opened)
-    mapping.source = process, descriptor, size
-    return mapping
+    on_release()
+    return copy
+
+
+def _read(descriptor: int, view: memoryview) -> None:
+    done = 0
+    while done < len(view):
+        done += os.preadv(descriptor, [view[done:]], done)
 
 
 class Probe:

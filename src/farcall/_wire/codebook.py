@@ -41,11 +41,12 @@ class Shipment(NamedTuple):
 class _Entry:
     """A function of the book: what it used, to be compared on each call."""
 
-    __slots__ = ("_codes", "_strong", "_weak", "function", "number")
+    __slots__ = ("_codes", "_strong", "_weak", "function", "is_fixed", "number")
 
     def __init__(self, function: Any, uses: "Uses | None") -> None:
         self.function = weakref.ref(function)
         self.number = 0
+        self.is_fixed = uses is None  # importable: it uses nothing of ours
         self._strong = uses.strong if uses else []
         self._weak = uses.weak if uses else []
         self._codes = [(weakref.ref(each), each.__code__) for each in uses.functions] if uses else []
@@ -78,7 +79,7 @@ class Codebook:
     def number_of(self, function: Any) -> int:
         """Return the number of a function that is as it was when it got it; 0 if it must be examined."""
         entry = self._entries.get(id(function))
-        if entry is not None and entry.function() is function and entry.is_current():
+        if entry is not None and entry.function() is function and (entry.is_fixed or entry.is_current()):
             return entry.number
         return 0
 

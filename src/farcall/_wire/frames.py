@@ -78,6 +78,10 @@ class FrameDecoder:
         self._start = self._end = 0  # what of the chunk is read and not yet parsed
         self._large: _LargeFrame | None = None
 
+    def holds_more(self) -> bool:
+        """Return whether bytes are here that ``next`` has not made a frame of."""
+        return self._start != self._end
+
     def writable(self) -> memoryview:
         """Return where the next bytes belong; never empty."""
         if self._large is not None:

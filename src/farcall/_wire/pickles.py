@@ -48,6 +48,10 @@ class Payload(NamedTuple):
         return len(self.body) + sum(len(each.view) for each in self.buffers)
 
 
+_NO_ARGUMENTS = Payload(pickle.dumps((), PROTOCOL))
+_NONE = Payload(pickle.dumps(None, PROTOCOL))
+
+
 class TooLarge(Exception):
     """The value is larger than the limit that ``encode`` was given."""
 
@@ -91,6 +95,8 @@ def encode(value: object, limit: int | None = None) -> Payload:
 
     What cannot be pickled is a SerializationError that names it.
     """
+    if value is None:
+        return _NONE
     if type(value) in _PLAIN:
         body = pickle.dumps(value, PROTOCOL)
         if limit is not None and len(body) > limit:
@@ -119,6 +125,8 @@ class MainNames(dict[str, Any]):
 
 def encode_arguments(args: tuple[Any, ...]) -> Payload:
     """Return the pickle of positional arguments; the quick way if they are all plain."""
+    if not args:
+        return _NO_ARGUMENTS
     for each in args:
         if type(each) not in _PLAIN:
             return encode(args)
