@@ -49,8 +49,8 @@ def _print_installed() -> None:
     print("installed")
     _say("python", f"{platform.python_version()} ({platform.python_implementation()}) {sys.executable}")
     _say("system", f"{platform.system()} {platform.release()} {platform.machine()}")
-    for name in ("farcall", "cloudpickle"):
-        _say(name, _version_of(name))
+    _say("farcall", f"{fc.__version__} {Path(fc.__file__).parent}")
+    _say("cloudpickle", _version_of("cloudpickle"))
     for name, command in _WANTED.items():
         _say(name, _version_of(name) or f"not installed: {command}")
     for name in _PEERS:

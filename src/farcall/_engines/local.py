@@ -5,6 +5,8 @@ to be killed when that thread ends (PR_SET_PDEATHSIG is tied to the thread that 
 with this process, however this process dies.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -30,6 +32,7 @@ _THREAD_VARIABLES = (
     "NUMBA_NUM_THREADS",
     "BLIS_NUM_THREADS",
 )
+_PIPE = 1 << 20  # what Linux grants to everybody
 _MOST_OUTPUT = 16 * 1024  # of a worker that did not start, kept for the error
 
 
@@ -73,6 +76,10 @@ class Local(Engine):
         finally:
             for worker in waiting:
                 worker.signal(signal.SIGKILL)
+            while not arrivals.empty():
+                _, arrival = arrivals.get()
+                for each in (arrival.output or ()) if isinstance(arrival, Launched) else ():
+                    os.close(each)
 
     def stop(self, worker: Launched, *, force: bool) -> None:
         assert isinstance(worker.key, _Worker)
@@ -87,9 +94,10 @@ class Local(Engine):
         for name, value in self.env.items():
             environment.pop(name, None) if value is None else environment.update({name: value})
         package = str(Path(__file__).parents[2])
-        flags = [f"-W{each}" for each in sys.warnoptions] + [
-            f"-X{name}" for name in sys._xoptions if name != "importtime"
-        ]
+        flags = [f"-W{each}" for each in sys.warnoptions]
+        for name, value in sys._xoptions.items():
+            if name != "importtime":  # it is this process that is looked at
+                flags.append(f"-X{name}" if value is True else f"-X{name}={value}")
         command = [self.python or sys.executable, *flags, "-c", _BOOT, package]
         told = {
             "token": offer.token.hex(),
@@ -174,11 +182,11 @@ class _Worker:
 
     def _tend(self) -> None:
         ready, ready_writer = os.pipe()
-        out, out_writer = os.pipe()
-        err, err_writer = os.pipe()
+        out, out_writer = _roomy_pipe()
+        err, err_writer = _roomy_pipe()
         try:
             self._start(ready_writer, out_writer, err_writer)
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:
             for each in (ready, out, err):
                 os.close(each)
             self._arrive((self, LaunchError(f"cannot start {self._plan.command[0]}: {error}")))
@@ -189,9 +197,15 @@ class _Worker:
         with os.fdopen(ready, "rb") as line:
             address = line.readline().decode().strip()
         worker = Launched(address, (out, err), self)
-        if address:
-            self._arrive((self, worker))
+        with self._lock:
+            wanted = not self._given_up
+            if address and wanted:
+                self._arrive((self, worker))
         reason = self._wait()
+        if address and not wanted:
+            os.close(out)
+            os.close(err)
+            return
         if address:
             self._state.exited(worker, reason)
         else:
@@ -228,6 +242,14 @@ class _Worker:
         with self._lock:
             code = process.wait()
         return describe_exit(code, self._sent, _count_out_of_memory_kills() > self._out_of_memory_kills)
+
+
+def _roomy_pipe() -> tuple[int, int]:
+    """Return a pipe that holds what a worker prints before anybody reads it."""
+    read, write = os.pipe()
+    with contextlib.suppress(OSError, AttributeError):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, _PIPE)
+    return read, write
 
 
 def describe_exit(code: int, sent: signal.Signals | None, out_of_memory: bool) -> str:

@@ -18,7 +18,7 @@ from .._wire.messages import VALUE, WANT_FUTURE, WANT_NOTHING
 from .._wire.pickles import Payload
 from .answers import encode_error, print_failure
 from .current import current_call
-from .executor import Call, Definition, EventLoop
+from .executor import Call, Definition, EventLoop, Interrupt
 from .link import Link
 from .main_thread import on_main_thread
 from .reader import take_ticket
@@ -60,7 +60,7 @@ class Callee:
                 value = call.run(function, args, {})
         except BaseException as error:
             self._free_main(call)
-            self.answer_error(call, error)
+            self.answer_error(call, KeyboardInterrupt() if isinstance(error, Interrupt) else error)
         else:
             self._free_main(call)
             if type(value) is CoroutineType:

@@ -8,7 +8,6 @@ first and read then: whoever interrupts sets ``cancelled`` and looks at ``shield
 import contextvars
 import ctypes
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -74,6 +73,16 @@ def _copy(buffer: Any) -> Any:
     return None if buffer is None else bytearray(buffer)
 
 
+class Interrupt(KeyboardInterrupt):
+    """What the interpreter raises in a thread: it is made at the moment when it is raised, and says so."""
+
+    call: "Call"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call.delivered = True
+
+
 class Call:
     """A call that runs in this process, or is about to. Also the answer to "which node am I": see ``current``."""
 
@@ -128,7 +137,7 @@ class Call:
             elif self.running and self.main:
                 signal.pthread_kill(self.thread, signal.SIGINT)  # also ends sleeps; see ``on_interrupt_signal``
             elif self.running and not self.shielded:
-                _raise_in_thread(self.thread, KeyboardInterrupt)
+                _raise_in_thread(self.thread, type("KeyboardInterrupt", (Interrupt,), {"call": self}))
         sleeper = self.sleeper
         if sleeper is not None:
             sleeper()
@@ -155,10 +164,11 @@ class Call:
         if not self.cancelled or self.delivered:
             return
         self._take_back()
+        if self.delivered:
+            return  # raised in the user's code before, whose finally blocks may run now
         self.delivered = True
         self._cancel_children()  # one may have been added after the interrupter looked
-        if not isinstance(sys.exc_info()[1], KeyboardInterrupt):  # else it was raised, and its finally blocks run
-            raise KeyboardInterrupt
+        raise KeyboardInterrupt
 
     def _take_back(self) -> None:
         """Wait until the interrupter is through, and unset what it has set in this thread."""

@@ -65,12 +65,14 @@ class LineStream(io.TextIOBase):
 
     def _emit(self, text: str, thread: int) -> None:
         with self._lock:
+            if thread in self._broken:
+                self._broken.discard(thread)
+                text = text.removeprefix("\n")
             if self._open not in (None, thread):
                 self._broken.add(self._open)
                 text = "\n" + text
-            elif thread in self._broken and self._open is None:
-                self._broken.discard(thread)
-                text = text.removeprefix("\n")
+            if not text:
+                return
             self._open = None if text.endswith("\n") else thread
             data = memoryview(text.encode(self.encoding, self.errors))
             while len(data):
@@ -144,7 +146,9 @@ class Mirror:
                 elif not key.data.copy():
                     self._end(key.data)
             for source in list(self._sources):
-                if source.ended and not source.copy():
+                if source.ended:
+                    while source.copy():
+                        pass
                     self._end(source)
         for source in list(self._sources):
             self._end(source)

@@ -32,14 +32,15 @@ class Holders:
         """Begin a reference with its first holder; false if that one is gone already."""
         if holder in self._gone:
             return False
-        self._counts[ref] = {holder: 1}
+        counts = self._counts.setdefault(ref, {})  # others may have been heard of before
+        counts[holder] = counts.get(holder, 0) + 1
         return True
 
     def change(self, ref: RefId, holder: ProcessId, by: int) -> bool:
         """Add to a holder's count; true if the reference became free."""
-        counts = self._counts.get(ref)
-        if counts is None or holder in self._gone:
-            return False  # late news about a value or a process that is gone
+        if holder in self._gone:
+            return False  # late news about a process that is gone
+        counts = self._counts.setdefault(ref, {})  # the news may even overtake the call that makes the value
         count = counts.get(holder, 0) + by
         if count:
             counts[holder] = count

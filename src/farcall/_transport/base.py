@@ -30,7 +30,10 @@ class Transport(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close both directions; the peer reads what was sent, then the end. Closing twice is closing once."""
+        """Close both directions; the peer reads what was sent, then the end. Closing twice is closing once.
+
+        To close with bytes unread may cost the peer what is still under way (TCP resets the connection).
+        """
 
 
 class Listener(ABC):

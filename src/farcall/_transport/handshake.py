@@ -110,7 +110,7 @@ def perform(transport: Transport, steps: Steps, timeout: float) -> Hello:
                 return hello
     except BaseException as error:
         transport.close()
-        if isinstance(error, (OSError, ValueError, KeyError, TypeError)):
+        if isinstance(error, (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)):
             raise AuthenticationError(f"the handshake did not complete: {error!r}") from error
         raise
 

@@ -141,8 +141,9 @@ class SegmentPool:
                     self.release(segment.number, "constant")
 
         with self._lock:
-            self._constants[key] = weakref.ref(constant, forget), segment
-            segment.holders["constant"] += 1
+            if self._find_constant(constant) is None:  # else another thread has written it meanwhile
+                self._constants[key] = weakref.ref(constant, forget), segment
+                segment.holders["constant"] += 1
 
 
 def _descriptors_to_use() -> int:

@@ -15,12 +15,13 @@ import threading
 import warnings
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from types import FunctionType
 from typing import Any, NamedTuple
 
 from . import pickles
 from .pickles import Payload
-from .uses import Uses, is_importable, look_up
+from .uses import Used, Uses, is_importable
 
 INLINE = 16 * 1024  # a function that changes from call to call travels with each call up to this size
 _MOST_FUNCTIONS = 4096
@@ -39,27 +40,14 @@ class Shipment(NamedTuple):
 
 
 class _Entry:
-    """A function of the book: what it used, to be compared on each call."""
+    """A function of the book."""
 
-    __slots__ = ("_codes", "_strong", "_weak", "function", "is_fixed", "number")
+    __slots__ = ("function", "number", "used")
 
-    def __init__(self, function: Any, uses: "Uses | None") -> None:
-        self.function = weakref.ref(function)
+    def __init__(self, function: Any, used: list[Used], forget: Callable[[Any], None]) -> None:
+        self.function = weakref.ref(function, forget)
         self.number = 0
-        self.is_fixed = uses is None  # importable: it uses nothing of ours
-        self._strong = uses.strong if uses else []
-        self._weak = uses.weak if uses else []
-        self._codes = [(weakref.ref(each), each.__code__) for each in uses.functions] if uses else []
-
-    def is_current(self) -> bool:
-        """Whether the function still uses what it used when it was pickled."""
-        for place, name, value in self._strong:
-            if look_up(place, name) is not value:
-                return False
-        for place, name, reference in self._weak:
-            if look_up(place, name) is not reference():
-                return False
-        return all(getattr(function(), "__code__", None) is code for function, code in self._codes)
+        self.used = used  # empty for an importable function, which uses nothing of ours
 
 
 class Codebook:
@@ -79,14 +67,17 @@ class Codebook:
     def number_of(self, function: Any) -> int:
         """Return the number of a function that is as it was when it got it; 0 if it must be examined."""
         entry = self._entries.get(id(function))
-        if entry is not None and entry.function() is function and (entry.is_fixed or entry.is_current()):
-            return entry.number
-        return 0
+        if entry is None or entry.function() is not function:
+            return 0
+        for used in entry.used:
+            if not used.is_current():
+                return 0
+        return entry.number
 
     def examine(self, function: Any) -> Shipment:
         """Pickle a function and decide how it goes."""
         if is_importable(function):
-            return self._enter(function, None, pickles.encode(function))
+            return self._enter(function, [], pickles.encode(function))
         plain = getattr(function, "py_func", function)  # Numba's dispatchers stand for a plain function
         if type(plain) is not FunctionType:
             return self._once(pickles.encode(function))
@@ -97,18 +88,23 @@ class Codebook:
             return self._once(payload)  # small, or the book must not keep what it refers to alive
         if uses.volatile:
             return Shipment(self._number(payload), payload, fresh=True)
-        return self._enter(function, uses, payload)
+        return self._enter(function, uses.used, payload)
 
     def _once(self, payload: Payload) -> Shipment:
         with self._lock:
             self._next += 1
             return Shipment(self._next, payload, once=True)
 
-    def _enter(self, function: Any, uses: "Uses | None", payload: Payload) -> Shipment:
+    def _enter(self, function: Any, used: list[Used], payload: Payload) -> Shipment:
+        key = id(function)
+
+        def forget(gone: Any) -> None:
+            entry = self._entries.get(key)
+            if entry is not None and entry.function is gone:
+                del self._entries[key]
+
         try:
-            entry = _Entry(function, uses)
-            key = id(function)
-            weakref.finalize(function, self._entries.pop, key, None).atexit = False
+            entry = _Entry(function, used, forget)
         except TypeError:  # no weak references to this kind, no book-keeping
             return self._once(payload)
         entry.number = self._number(payload)

@@ -152,6 +152,7 @@ class _LargeFrame:
         self._body = allocate(size)
         self._attachments: tuple[Attachment, ...] | None = None
         self._buffers: list[bytearray | mmap.mmap] = []
+        self._fault = ""
         self._wanted = [memoryview(self._table), memoryview(self._body)]
         self._advance()
 
@@ -163,7 +164,8 @@ class _LargeFrame:
                 self._attachments = tuple(ATTACHMENT.iter_unpack(self._table))
                 for kind, _, size, _ in self._attachments:
                     if kind not in (INLINE, SHARED, REFERENCE) or (kind == INLINE and size > self._limit):
-                        raise FrameError(f"an attachment of type {kind} and {size} bytes")
+                        self._fault = f"an attachment of type {kind} and {size} bytes"
+                        return
                     if kind == INLINE:
                         self._buffers.append(allocate(size))
                         self._wanted.append(memoryview(self._buffers[-1]))
@@ -186,6 +188,8 @@ class _LargeFrame:
         return taken
 
     def frame(self) -> Frame | None:
+        if self._fault:
+            raise FrameError(self._fault)
         if self._wanted:
             return None
         return Frame(*self._head, self._body, self._attachments or (), tuple(self._buffers))

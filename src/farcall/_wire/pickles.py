@@ -10,8 +10,8 @@ import io
 import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from types import FunctionType
+from collections.abc import Iterable, Sequence
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import cloudpickle
@@ -177,7 +177,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(obj) is numpy.ndarray:
             return NotImplemented if obj.flags.writeable or obj.dtype.hasobject else _reduce_read_only(obj)
-        if isinstance(obj, (type, FunctionType)):
+        if type(obj) is ModuleType:
+            goes_by_value(obj.__name__)  # registers it, if so
+        elif isinstance(obj, (type, FunctionType)):
             goes_by_value(obj.__module__)
             if type(obj) is FunctionType and id(obj.__globals__) not in self.globals_ref and not is_importable(obj):
                 self._seed_namespaces(obj)
@@ -206,6 +208,8 @@ def _rebuild_array(index: int, dtype: Any, shape: tuple[int, ...], order: str) -
     import numpy
 
     assert _context.buffers is not None
+    if _context.buffers[index] is None:
+        raise ValueError("its shared memory is gone")
     array: Any = numpy.ndarray(shape, dtype, _context.buffers[index], order=order)  # type: ignore[arg-type]
     return array
 
@@ -241,6 +245,6 @@ def _describe(value: object) -> str:
 
 
 def _type_name(value: object) -> str:
-    if isinstance(value, Callable):  # type: ignore[arg-type]
-        return getattr(value, "__qualname__", type(value).__qualname__)
+    if isinstance(value, (FunctionType, BuiltinFunctionType, type)):
+        return value.__qualname__
     return type(value).__qualname__

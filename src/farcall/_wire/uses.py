@@ -4,9 +4,9 @@ import builtins
 import dis
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.machinery import FrozenImporter, PathFinder
-from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -15,54 +15,114 @@ _SCALARS = (int, float, complex, bool, type(None), type(...), range)
 MISSING = object()
 
 
-def look_up(place: Any, name: Any) -> Any:
-    """Return what a name (in a namespace) or a cell (no name) or an attribute (a function and its name) holds now."""
-    if type(place) is dict:
-        return place.get(name, MISSING)
-    if type(place) is CellType:
-        try:
-            return place.cell_contents
-        except ValueError:
-            return MISSING
-    function = place()
-    return getattr(function, name, MISSING) if function is not None else MISSING
+Look = tuple[Any, Any, Any]  # how to look, at what, and what was there: a value, or a weak reference to it
+
+
+class Used:
+    """What one function used when it was pickled, so that a change is noticed.
+
+    It keeps nothing alive but what is small and can never change, not even the function.
+    """
+
+    __slots__ = ("_code", "_counts", "_function", "_strong", "_weak")
+
+    def __init__(self, function: FunctionType) -> None:
+        self._function = weakref.ref(function)
+        self._code = function.__code__
+        self._counts = _counts(function)
+        self._strong: list[Look] = []
+        self._weak: list[Look] = []
+
+    def add(self, look: Callable[[FunctionType, Any], Any], what: Any, value: Any, fixed: bool) -> None:
+        """Remember what was there."""
+        if fixed:
+            self._strong.append((look, what, value))
+        else:
+            self._weak.append((look, what, weakref.ref(value)))
+
+    def is_current(self) -> bool:
+        """Whether the function still uses the same."""
+        function = self._function()
+        if function is None or function.__code__ is not self._code or _counts(function) != self._counts:
+            return False
+        for look, what, value in self._strong:
+            if look(function, what) is not value:
+                return False
+        for look, what, reference in self._weak:
+            value = reference()
+            if value is None or look(function, what) is not value:
+                return False
+        return True
+
+
+def _counts(function: FunctionType) -> tuple[int, int, int]:
+    """Return how many defaults, keyword defaults and attributes a function has."""
+    defaults, named = function.__defaults__, function.__kwdefaults__
+    return len(defaults) if defaults else 0, len(named) if named else 0, len(function.__dict__)
+
+
+def _global(function: FunctionType, name: str) -> Any:
+    return function.__globals__.get(name, MISSING)
+
+
+def _cell(function: FunctionType, index: int) -> Any:
+    assert function.__closure__ is not None
+    try:
+        return function.__closure__[index].cell_contents
+    except ValueError:
+        return MISSING
+
+
+def _default(function: FunctionType, index: int) -> Any:
+    return function.__defaults__[index] if function.__defaults__ else MISSING
+
+
+def _named_default(function: FunctionType, name: str) -> Any:
+    return function.__kwdefaults__.get(name, MISSING) if function.__kwdefaults__ else MISSING
+
+
+def _attribute(function: FunctionType, name: str) -> Any:
+    return function.__dict__.get(name, MISSING)
 
 
 class Uses:
     """Everything that a function pickled by value takes along, found by walking its code."""
 
     def __init__(self, function: FunctionType) -> None:
-        self.strong: list[tuple[Any, Any, Any]] = []  # place, name, value
-        self.weak: list[tuple[Any, Any, weakref.ref[Any]]] = []
-        self.functions: list[FunctionType] = []
-        self.volatile = False
+        self.used: list[Used] = []  # by each function that is reached
+        self.volatile = False  # something may change unnoticed
         self.unresolved_in: list[dict[str, Any]] = []  # namespaces that lack a name
         self.captured: dict[str, Any] = {}
+        self._seen: list[FunctionType] = []
         self._walk(function)
 
     def _walk(self, function: FunctionType) -> None:
-        if function in self.functions:
+        if any(function is each for each in self._seen):
             return
-        self.functions.append(function)
-        attributes = weakref.ref(function)
-        for name in ("__defaults__", "__kwdefaults__"):
-            value = getattr(function, name)
-            self.strong.append((attributes, name, value)) if value is None else self._note(attributes, name, value)
-        for name, value in vars(function).items():
-            self._note(attributes, name, value)
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            self._note(cell, name, look_up(cell, name))
-        for name, stored in _global_names(function.__code__):
+        self._seen.append(function)
+        used = Used(function)
+        self.used.append(used)
+        code = function.__code__
+        first = code.co_argcount - len(function.__defaults__ or ())
+        for index in range(len(function.__defaults__ or ())):
+            self._note(function, used, _default, index, code.co_varnames[first + index])
+        for name in function.__kwdefaults__ or ():
+            self._note(function, used, _named_default, name, name)
+        for name in function.__dict__:
+            self._note(function, used, _attribute, name, name)
+        for index, name in enumerate(code.co_freevars):
+            self._note(function, used, _cell, index, name)
+        for name, stored in _global_names(code):
             self.volatile |= stored
-            value = function.__globals__.get(name, MISSING)
-            if value is MISSING and not hasattr(builtins, name):
+            if name not in function.__globals__ and not hasattr(builtins, name):
                 self.unresolved_in.append(function.__globals__)
-            self._note(function.__globals__, name, value)
+            self._note(function, used, _global, name, name)
 
-    def _note(self, place: Any, name: str, value: Any) -> None:
-        """Remember one thing that is used, so that a change is noticed; what can change unnoticed is volatile."""
+    def _note(self, function: FunctionType, used: Used, look: Any, what: Any, name: str) -> None:
+        """Remember one thing that is used; what can change unnoticed is volatile."""
+        value = look(function, what)
         if value is MISSING or _is_fixed(value):
-            self.strong.append((place, name, value))
+            used.add(look, what, value, True)
             return
         self.captured[name] = value
         plain = getattr(value, "py_func", value)
@@ -71,7 +131,7 @@ class Uses:
         elif not is_constant_array(value):
             self.volatile = True
             return
-        self.weak.append((place, name, weakref.ref(value)))
+        used.add(look, what, value, False)
 
 
 def _is_fixed(value: Any) -> bool:
@@ -82,7 +142,9 @@ def _is_fixed(value: Any) -> bool:
         return len(value) <= 4096
     if type(value) in (tuple, frozenset):
         return len(value) <= 256 and all(_is_fixed(each) for each in value)
-    return (type(value) is ModuleType and value.__name__ in sys.modules) or is_importable(value)
+    if type(value) is ModuleType:
+        return sys.modules.get(value.__name__) is value and not goes_by_value(value.__name__)
+    return is_importable(value)
 
 
 def is_importable(value: Any) -> bool:
