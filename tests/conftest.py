@@ -72,6 +72,19 @@ def check_nothing_leaked(
     assert _shared() <= shared
 
 
+@pytest.fixture
+def require() -> Callable[[object, str], None]:
+    """Return a function that skips a test which lacks what it needs; in CI, where .ci/run installs it, it fails."""
+
+    def check(found: object, reason: str) -> None:
+        if not found and os.environ.get("CI"):
+            pytest.fail(f"in CI this must be there: {reason}")
+        if not found:
+            pytest.skip(reason)
+
+    return check
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[list[int]]:
     """Two workers for a whole module, whose tests must not remove them."""

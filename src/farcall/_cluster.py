@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from ._config import read_config
 from ._engines.base import Engine, Launched, Offer
@@ -212,6 +212,7 @@ class _Master:
     """The cluster of this process, made by the first ``addprocs``."""
 
     cluster: Cluster | None = None
+    inherited: ClassVar[list[Cluster]] = []  # of the process that this one was forked from
     lock = threading.Lock()
 
 
@@ -226,6 +227,7 @@ def master() -> Cluster:
             set_process_node(_Master.cluster.node)
             _Master.cluster.node.reader.interrupts.guard()
             atexit.register(shutdown)
+            os.register_at_fork(after_in_child=_forget_cluster)
         return _Master.cluster
 
 
@@ -237,6 +239,20 @@ def shutdown() -> None:
         atexit.unregister(shutdown)
         cluster.close()
         set_process_node(None)
+
+
+def _forget_cluster() -> None:
+    """Begin without a cluster in a process forked from the master, whose links these are.
+
+    They stay open here, untouched: to close them would end them there too.
+    """
+    cluster, _Master.cluster = _Master.cluster, None
+    if cluster is not None:
+        _Master.inherited.append(cluster)
+        cluster.node.closed = True
+        atexit.unregister(shutdown)
+        set_process_node(None)
+    _Master.lock = threading.Lock()
 
 
 # Public

@@ -179,9 +179,9 @@ with fc.addprocs(2):
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
-def test_a_small_dev_shm_is_no_limit():
+def test_a_small_dev_shm_is_no_limit(require):
     """With 1 MB in /dev/shm, as in a container, 160 MB arrays travel."""
+    require(os.geteuid() == 0 and shutil.which("unshare"), "root and unshare")
     command = 'mount -t tmpfs -o size=1m tmpfs /dev/shm && exec "$0" -c "$1"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", command, sys.executable, SMALL_SHM], capture_output=True, text=True

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import farcall as fc
+from farcall._cluster import shutdown
 
 
 def fail(text):
@@ -144,3 +145,52 @@ def test_a_holder_that_dies_lets_go():
     assert fc.remotecall_fetch(two, values_there) == 1
     os.kill(fc.remotecall_fetch(three, os.getpid), signal.SIGKILL)
     assert _until(lambda: fc.remotecall_fetch(two, values_there) == 0)
+
+
+def _memory_group():
+    """Return the directory of a fresh control group of this process's with 200 MB of memory, None if it cannot be."""
+    from farcall._engines.local import _control_group
+
+    group = _control_group() / f"farcall-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            if (group / name).exists():
+                (group / name).write_text(str(200 << 20))
+                return group
+        group.rmdir()
+    except OSError:
+        pass
+    return None
+
+
+def test_a_worker_that_the_kernel_kills_for_memory_says_so(require):
+    """The reason names the lack of memory when the kernel says so."""
+    group = _memory_group()
+    require(group, "a control group for memory that can be written")
+    assert group is not None
+    try:
+        (two,) = fc.addprocs(1)
+        (group / "cgroup.procs").write_text(str(fc.remotecall_fetch(two, os.getpid)))
+        with pytest.raises(fc.ProcessExited, match=r"signal 9 \(SIGKILL\): out of memory"):
+            fc.remotecall_fetch(two, lambda: len(bytearray(1 << 30)))
+    finally:
+        assert _until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
+
+
+def test_a_forked_child_has_no_cluster_and_harms_none():
+    """A process forked from the master begins without workers, and its end does not touch the master's."""
+    (two,) = fc.addprocs(1)
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            alone = fc.workers() == [1]
+            fc.addprocs(1)
+            status = 0 if alone and fc.remotecall_fetch(2, abs, -3) == 3 else 1
+            shutdown()
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert fc.remotecall_fetch(two, abs, -4) == 4

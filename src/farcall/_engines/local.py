@@ -269,14 +269,23 @@ def describe_exit(code: int, sent: signal.Signals | None, out_of_memory: bool) -
 
 
 def _count_out_of_memory_kills() -> int:
-    """Return how often the kernel killed a process for lack of memory: in our control group, or on this host."""
-    for path in (_control_group() / "memory.events", _control_group() / "memory.oom_control", Path("/proc/vmstat")):
-        try:
-            words = path.read_text().split()
-            return int(words[words.index("oom_kill") + 1])
-        except (OSError, ValueError, IndexError):
-            continue
-    return 0
+    """Return a number that grows whenever the kernel kills a process for lack of memory, of our control group or not.
+
+    Version 2 counts those of the group and all groups below it; version 1 has only the group's own and the host's.
+    """
+    group = _control_group()
+    sources = [group / "memory.events"]
+    if not sources[0].exists():
+        sources = [group / "memory.oom_control", Path("/proc/vmstat")]
+    return sum(_read_count(source) for source in sources)
+
+
+def _read_count(source: Path) -> int:
+    try:
+        words = source.read_text().split()
+        return int(words[words.index("oom_kill") + 1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def _control_group() -> Path:
