@@ -16,7 +16,7 @@ from ._config import read_config
 from ._engines.base import Engine, Launched, Offer
 from ._engines.local import Local
 from ._errors import LaunchError, ProcessExited
-from ._node.current import current_call, current_node, find_node, set_process_node
+from ._node.current import current_call, current_node, find_node, set_node_maker, set_process_node
 from ._node.node import Node
 from ._node.output import Mirror
 from ._node.peers import Peer
@@ -229,6 +229,9 @@ def master() -> Cluster:
             atexit.register(shutdown)
             os.register_at_fork(after_in_child=_forget_cluster)
         return _Master.cluster
+
+
+set_node_maker(lambda: master().node)
 
 
 def shutdown() -> None:

@@ -34,6 +34,17 @@ def test_alone_the_master_is_the_worker():
     assert (fc.procs(), fc.workers(), fc.nprocs(), fc.nworkers(), fc.myid()) == ([1], [1], 1, 1, 1)
 
 
+def test_alone_calls_run_here():
+    """Programs run unchanged without workers: the master is every place that a call can go to."""
+    assert [fc.fetch(fc.spawnat(pid, abs, -pid)) for pid in fc.workers()] == [1]
+    assert fc.remotecall_fetch("any", fc.myid) == 1
+    assert fc.fetch(fc.spawnat(fc.default_worker_pool(), fc.myid)) == 1
+    fc.everywhere("alone_before = 7")
+    (two,) = fc.addprocs(1)
+    assert fc.remotecall_fetch(two, eval, "__import__('__main__').alone_before") == 7
+    assert fc.default_worker_pool().workers() == [two]
+
+
 def test_ids_count_from_two_and_are_never_reused():
     """The master is 1, workers count from 2, and an id that is gone does not come back."""
     assert fc.addprocs(2) == [2, 3]

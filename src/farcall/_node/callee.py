@@ -107,6 +107,7 @@ class Callee:
         else:
             target.finish(value, None)
         finally:
+            self._node.own_calls.pop(call.number, None)
             current_call.reset(token)
 
     def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:

@@ -4,7 +4,7 @@ The answer is a Call: inside a remote call that call; in a thread of a node a ca
 elsewhere the node of the process, if it has one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -20,15 +20,17 @@ class _Process:
     """The node of this process, for threads that farcall did not start."""
 
     node: "Node | None" = None
+    make: "Callable[[], Node] | None" = None  # a master that is alone, so that programs run unchanged serially
 
 
 def current_node() -> "Node":
-    """Return the node that the running code belongs to; RuntimeError if there is none."""
-    call = current_call.get()
-    node = call.node if call is not None else _Process.node
-    if node is None:
-        raise RuntimeError("this process is not part of a cluster yet")
-    return node
+    """Return the node that the running code belongs to; a process without one becomes a master that is alone."""
+    node = find_node()
+    if node is not None:
+        return node
+    if _Process.make is None:
+        raise RuntimeError("this process is not part of a cluster")
+    return _Process.make()
 
 
 def find_node() -> "Node | None":
@@ -60,3 +62,8 @@ def shielded() -> "Iterator[Call | None]":
 def set_process_node(node: "Node | None") -> None:
     """Make a node that of this process, or none."""
     _Process.node = node
+
+
+def set_node_maker(make: "Callable[[], Node]") -> None:
+    """Say how a process without a node gets one."""
+    _Process.make = make

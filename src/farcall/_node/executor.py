@@ -182,7 +182,10 @@ class Call:
         """Remember a call that this one made and does not wait for."""
         children = self.children
         if len(children) >= 64 and not len(children) & (len(children) - 1):
-            self.children = children = [(link, number) for link, number in children if number in link.pending]
+            own = self.node.own_calls
+            self.children = children = [
+                (link, number) for link, number in children if number in (own if link is None else link.pending)
+            ]
         children.append((link, number))
 
     def run(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -69,6 +69,7 @@ class Node:
         self.codebook = Codebook(config.definition_limit, config.capture_warning)
         self.segments = SegmentPool(config.shared_pool)
         self.links: dict[ProcessId, Link] = {}  # the one on which we call a peer
+        self.own_calls: dict[CallId, Call] = {}  # of this process to itself
         self.trace: Tracer | None = None
         self.turn = 0  # of "any"
         self.journal: list[tuple[Any, ...]] = []  # what ``everywhere`` did, for workers that join later; the master's
@@ -207,7 +208,8 @@ class Node:
         """
         number = next(self._numbers)
         if pid == self.pid:
-            self.pool.run(self.callee.execute_here, Call(self, None, number, want), target, function, args, kwargs)
+            call = self.own_calls[number] = Call(self, None, number, want)
+            self.pool.run(self.callee.execute_here, call, target, function, args, kwargs)
             return None, number
         link = self.links.get(pid) or self.link_to(pid)
         known = self.codebook.number_of(function)
@@ -300,8 +302,13 @@ class Node:
             self.start(pid, Slot(), function, args, kwargs, WANT_NOTHING)
 
     def cancel(self, link: Link | None, number: CallId) -> bool:
-        """Interrupt a call made here; false if its answer has arrived. The target is not settled any more."""
-        if link is None or link.pending.pop(number, None) is None:
+        """Interrupt a call made here; true if its target was taken out of ``pending`` and is the caller's to settle."""
+        if link is None:
+            call = self.own_calls.get(number)
+            if call is not None:
+                call.interrupt()
+            return False
+        if link.pending.pop(number, None) is None:
             return False
         try:
             link.post(messages.encode_cancel(number))

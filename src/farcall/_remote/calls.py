@@ -41,8 +41,7 @@ def _begin(node: Node, pid: ProcessId, future: Future[R], function: Any, args: A
         return
     with shielded():
         future._link, future._number = node.start(pid, future, function, args, kwargs, WANT_FUTURE)
-        if future._link is not None:
-            parent.add_child(future._link, future._number)
+        parent.add_child(future._link, future._number)
 
 
 def spawnat(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
