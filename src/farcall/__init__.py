@@ -1,6 +1,6 @@
 """farcall: the programming model of Julia's ``Distributed``, for Python, at the speed of the socket."""
 
-import logging
+import logging as _logging
 
 from ._cluster import Procs as Procs
 from ._cluster import addprocs as addprocs
@@ -33,4 +33,4 @@ from ._remote.future import Future as Future
 from ._trace import trace as trace
 from ._version import __version__ as __version__
 
-logging.getLogger("farcall").addHandler(logging.NullHandler())
+_logging.getLogger("farcall").addHandler(_logging.NullHandler())

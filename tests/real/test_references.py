@@ -132,6 +132,16 @@ def _explode():
     raise RuntimeError("unreadable")
 
 
+def test_a_future_may_be_passed_on_at_once(cluster):
+    """However soon a Future is passed on, and however quickly its value comes, nobody finds it gone."""
+    two, three = cluster
+    for _ in range(300):
+        text = fc.spawnat(three, str.upper, "abc")
+        assert fc.fetch(fc.spawnat(two, lambda value: fc.fetch(value), text)) == "ABC"
+    del text
+    assert _free(three, 0)
+
+
 def test_futures_of_this_process_can_be_passed(cluster):
     """A Future of a call to oneself is fetched from here by others."""
     here = fc.spawnat(1, lambda: [1, 2, 3])

@@ -146,6 +146,8 @@ class Callee:
         link = call.link
         assert link is not None
         link.running.pop(call.number, None)
+        if self._node.leaving:
+            return
         if call.want == WANT_NOTHING:
             self.report(error)
             return

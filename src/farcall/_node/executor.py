@@ -8,6 +8,7 @@ first and read then: whoever interrupts sets ``cancelled`` and looks at ``shield
 import contextvars
 import ctypes
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -56,7 +57,7 @@ class Definition:
                 if self.fresh:
                     copies = [_copy(each) for each in buffers], [_copy(each) for each in indexed]
                     return pickles.decode(body, *copies, holds)
-                self._function = pickles.decode(body, buffers, indexed, holds)
+                self._function = at_home(pickles.decode(body, buffers, indexed, holds))
                 self.parts = None
             return self._function
 
@@ -64,6 +65,21 @@ class Definition:
         """Learn from a run how long this function takes."""
         cost = self.cost
         self.cost = seconds if cost is None else cost + _FORGETTING * (seconds - cost)
+
+
+def at_home(function: Any) -> Any:
+    """Return a function as it is to be called here: ``eval`` and ``exec`` look names up in ``__main__``."""
+    if function is eval:
+        return _eval_in_main
+    return _exec_in_main if function is exec else function
+
+
+def _eval_in_main(source: Any, globals: Any = None, locals: Any = None, /) -> Any:
+    return eval(source, sys.modules["__main__"].__dict__ if globals is None else globals, locals)
+
+
+def _exec_in_main(source: Any, globals: Any = None, locals: Any = None, /) -> None:
+    exec(source, sys.modules["__main__"].__dict__ if globals is None else globals, locals)
 
 
 def _copy(buffer: Any) -> Any:
@@ -251,7 +267,11 @@ class ThreadPool:
             thread = _Thread(self)
             thread.task = function, args
             self._all.add(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is shutting down and starts no more threads
+                self._all.discard(thread)
+                function(*args)
             return
         thread.task = function, args
         thread.parker.unpark()

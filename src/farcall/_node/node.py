@@ -37,11 +37,11 @@ from .._wire.pickles import Payload
 from .answers import decode_error
 from .callee import Callee
 from .current import current_call, running_call, shielded
-from .executor import Call, ThreadPool
+from .executor import Call, ThreadPool, at_home
 from .handlers import HANDLERS
 from .link import Link
 from .peers import Peer, Peers
-from .reader import Reader
+from .reader import Hooks, Reader
 from .references import References
 from .slots import Slot, Target
 from .tracing import Tracer
@@ -89,15 +89,8 @@ class Node:
         self.callee = Callee(self)
         self._numbers = itertools.count(1)
         self._exits: dict[ProcessId, _Exit] = {}  # under way
-        self.reader = Reader(
-            config,
-            self.pool,
-            self._handle,
-            self._lost,
-            self._accept,
-            self._tick,
-            leads_on_main=leads_on_main,
-        )
+        hooks = Hooks(self._handle, self._lost, self._accept, self._tick)
+        self.reader = Reader(config, self.pool, hooks, leads_on_main=leads_on_main)
         self.peers.add(self.describe())
         if listener is not None:
             self.reader.listen(listener)
@@ -274,7 +267,7 @@ class Node:
     def ask(self, pid: ProcessId, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function on a process and return its value: one message each way. The caller's thread waits."""
         if pid == self.pid:
-            return function(*args, **kwargs)
+            return at_home(function)(*args, **kwargs)
         slot = Slot()
         call = running_call()
         if call is not None:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._config import Config
 from .._transport.base import Listener
@@ -41,28 +41,24 @@ _clock = time.perf_counter
 Ticket = list[tuple[Link, Definition]]
 
 
+class Hooks(NamedTuple):
+    """What the node does with what is read."""
+
+    handle: Callable[[Link, Frame, bool], bool]  # a message; false if the role of the leader was given away in it
+    on_lost: Callable[[Link], None]  # a connection has ended
+    on_connect: Callable[[Listener], None]  # somebody knocks
+    on_tick: Callable[[], bool]  # true while there is something to do
+
+
 class Reader:
     """The threads that read, and the links that they read."""
 
-    def __init__(
-        self,
-        config: Config,
-        pool: ThreadPool,
-        handle: Callable[[Link, Frame, bool], bool],
-        on_lost: Callable[[Link], None],
-        on_connect: Callable[[Listener], None],
-        on_tick: Callable[[], bool],
-        *,
-        leads_on_main: bool,
-    ) -> None:
+    def __init__(self, config: Config, pool: ThreadPool, hooks: Hooks, *, leads_on_main: bool) -> None:
         self.leads_on_main = leads_on_main
         self._spin = config.spin
         self._leader_polls = leads_on_main and config.spin > 0
         self._pool = pool
-        self._handle = handle  # a message; false if the role of the leader was given away in it
-        self._on_lost = on_lost
-        self._on_connect = on_connect
-        self._on_tick = on_tick  # true while there is something to do
+        self._handle, self._on_lost, self._on_connect, self._on_tick = hooks
         self._closed = False
         self._selector = selectors.DefaultSelector()
         self._selecting = threading.Lock()  # guards the selector's tables, not its sleep
@@ -115,26 +111,30 @@ class Reader:
 
     def _unregister(self, link: Link) -> None:
         with self._selecting:
-            if link.registered is not None:
-                self._selector.unregister(link.registered)
-                link.registered = None
+            self._unwatch(link)
+
+    def _unwatch(self, link: Link) -> None:
+        if link.registered is not None:
+            self._selector.unregister(link.registered)
+            link.registered = None
 
     def _heat(self, link: Link) -> None:
         """Take a link away from the leader; with its ``reading`` held, or because another thread holds that."""
-        link.hot = True
-        self._hot.add(link)
-        self._unregister(link)
+        with self._selecting:  # one step: a link that is neither hot nor watched would be read by nobody
+            link.hot = True
+            self._hot.add(link)
+            self._unwatch(link)
         if not self.ticking:
             self.tick()
 
     def _cool(self, link: Link, force: bool = False) -> None:
         """Give a link back to the leader. If a thread reads it nevertheless, the leader will heat it again."""
-        if link.closed or not (force or link.hot):
-            return
         with self._selecting:
+            if link.closed or not (force or link.hot):
+                return
             link.hot = False
             self._hot.discard(link)
-            if link.registered is None and not link.closed:
+            if link.registered is None:
                 link.registered = link.transport.fileno()
                 self._selector.register(link.registered, selectors.EVENT_READ, link)
 
@@ -231,6 +231,9 @@ class Reader:
                 if deadline is not None and time.monotonic() >= deadline:
                     return
                 self._sleep_on(link, deadline)
+                link.used = True
+                if not self.ticking:
+                    self.tick()
                 if link.closed:
                     return
             except EOFError:
@@ -415,10 +418,11 @@ class Reader:
                 self.depose()
         self._seen_serial = serial
         for link in list(self._hot):
-            busy = True
-            if not link.used and not link.reading.locked():
+            if link.used:
+                busy, link.used = True, False
+            elif not link.reading.locked():  # else its reader sleeps, and calls us when it wakes
+                busy = True
                 self._cool(link)
-            link.used = False
         for link in list(self.links):
             if link.out and not link.sending.locked():
                 busy = True

@@ -49,6 +49,10 @@ class References:
         self._released: deque[tuple[Link, int]] = deque()  # likewise
         self._failures: deque[Frame] = deque()  # likewise: of Futures that nobody fetched
 
+    def __contains__(self, ref: RefId) -> bool:
+        """Whether a value is known to live here, or to be about to."""
+        return ref in self._holders
+
     def lose(self, pid: ProcessId) -> None:
         """Free what only a process held that is gone."""
         with self._lock:
@@ -57,11 +61,27 @@ class References:
 
     def own(self, ref: RefId, holder: ProcessId) -> Slot:
         """Begin a value that will live here."""
-        slot = Slot()
         with self._lock:
+            slot = self.values.get(ref) or Slot()  # it may be asked for already, see ``expect``
             if self._holders.create(ref, holder):
                 self.values[ref] = slot
         return slot
+
+    def expect(self, ref: RefId) -> tuple[Slot, bool]:
+        """Return the slot of a value, and whether it is known yet.
+
+        Who asks for a value holds a reference, which was announced before it was passed on; but that news, and
+        the call that makes the value, came over another link and may still have to be read.
+        """
+        with self._lock:
+            known = ref in self.values
+            return self.values.setdefault(ref, Slot()), known
+
+    def give_up(self, ref: RefId) -> None:
+        """Expect a value no more."""
+        with self._lock:
+            if ref not in self._holders:
+                self.values.pop(ref, None)
 
     def own_later(self) -> tuple[Slot, RefId, Hold]:
         """Begin a value of this process that it can pass on before it exists; it lives while somebody holds it."""

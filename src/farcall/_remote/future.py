@@ -51,6 +51,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         self._call: Call | None = None  # of a call of this process to itself
         self._hold: Hold | None = None  # of a reference that came in a message
         self._created = False  # by a call of ours: its owner counts us as a holder
+        self._passed = False  # to another process: the claim stays until this object goes, see ``__reduce__``
         self._own: tuple[RefId, Hold] | None = None  # the name of the value if this process owns it
         self._frame: Frame | None = None  # the answer, not unpickled yet
         self._lazy_condition: threading.Condition | None = None
@@ -66,10 +67,10 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     def settle(self, link: Link, frame: Frame) -> None:
         self._link = link
         self._frame = frame
-        if self._created and frame.target != STORED:
+        self._end(FINISHED)
+        if self._created and frame.target != STORED and not self._passed:
             self._created = False
             self._node.references.let_go(link.pid, self._node.pid, frame.call)  # the value is here
-        self._end(FINISHED)
 
     def finish(self, value: Any, error: BaseException | None) -> None:
         with self._lock:
@@ -267,20 +268,27 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         self._frame = None
         self._let_go()
 
-    def _let_go(self) -> None:
+    def _let_go(self, finally_: bool = False) -> None:
         """Have the owner know that this Future needs the value no more."""
+        if self._passed and not finally_:
+            return
         self._hold = None
         if self._created and self._link is not None:
             self._created = False
             self._node.references.let_go(self._link.pid, self._node.pid, self._number)
 
     def __del__(self) -> None:
-        self._let_go()
+        self._let_go(finally_=True)
         if not self._retrieved and self._frame is not None and self._frame.target == ERROR:
             self._node.references.mourn(self._frame)
 
     def __reduce__(self) -> Any:
-        """Travel as a reference if the value is elsewhere or large, with the outcome if that is here and small."""
+        """Travel as a reference if the value is elsewhere or large, with the outcome if that is here and small.
+
+        The claim of this process must outlast the announcement of the receiver's: first ``_passed`` is set, then
+        it is seen whether the Future is settled; ``settle`` does it the other way round.
+        """
+        self._passed = True
         if self._state == CANCELLED_AND_NOTIFIED:
             return _cancelled, (self._where,)
         if self.settled and (self._frame is None or self._frame.target != STORED):

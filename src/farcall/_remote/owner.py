@@ -1,17 +1,25 @@
 """Operations on a reference: each is a function that runs where the value lives, sent there as an ordinary call."""
 
+import time
 from typing import Any
 
 from .._node.current import current_node
 from .._types import RefId
 
+_LATE = 10.0  # seconds that the news of a value may be behind the first question for it
+
 
 def value_of(ref: RefId) -> Any:
     """Return the value of a reference; runs on its owner, and waits there until the value exists."""
     node = current_node()
-    slot = node.references.values.get(ref)
-    if slot is None:
-        raise LookupError(f"the value {ref} is gone: nobody was known to hold a reference to it")
+    slot, known = node.references.expect(ref)
+    if not known:
+        try:
+            node.reader.wait(slot, None, time.monotonic() + _LATE)
+        except TimeoutError:
+            if ref not in node.references:
+                node.references.give_up(ref)
+                raise LookupError(f"the value {ref} is gone: nobody was known to hold a reference to it") from None
     node.reader.wait(slot, None)
     return slot.outcome()
 
@@ -24,4 +32,4 @@ def wait_for_value(ref: RefId) -> None:
 def is_ready(ref: RefId) -> bool:
     """Return whether a value exists already; runs on its owner."""
     slot = current_node().references.values.get(ref)
-    return slot is None or slot.settled
+    return slot is not None and slot.settled

@@ -1,0 +1,31 @@
+"""Types of the public calls; checked by the type checker, never run."""
+
+from typing import assert_type
+
+import farcall as fc
+
+
+def add(x: int, y: int) -> int:
+    return x + y
+
+
+def check() -> None:
+    """A call has the type of its function's value, and takes the function's arguments."""
+    assert_type(fc.addprocs(2), fc.Procs)
+    assert_type(fc.spawnat(2, add, 1, 2), fc.Future[int])
+    assert_type(fc.spawnat("any", add, 1, y=2).result(), int)
+    assert_type(fc.remotecall_fetch(2, add, 1, 2), int)
+    assert_type(fc.remote(add)(1, 2), int)
+    assert_type(fc.rmprocs(2, waitfor=0), fc.Future[None])
+    fc.spawnat(2, add, "1")  # type: ignore[arg-type, call-arg]
+    fc.remotecall_fetch(2, add, 1, 2, z=3)  # type: ignore[call-arg]
+
+
+@fc.everywhere
+def later(x: float) -> str:
+    return str(x)
+
+
+def check_everywhere() -> None:
+    """A decorated function keeps its type."""
+    assert_type(later(1.0), str)
