@@ -49,8 +49,9 @@ def test_output_from_c_and_from_children(capfd):
         os.write(2, b"to stderr\n")
 
     fc.remotecall_fetch(two, work)
+    out, err = _read_count(capfd, 3)  # while the worker lives: what C prints does not wait for its exit
     fc.rmprocs(two)
-    out, err = _read(capfd, "from a descriptor")
+    err += _read(capfd, "to stderr")[1] if "to stderr" not in err else ""
     assert [line for line in out.splitlines() if line] == [
         f"From worker 2:\t{text}" for text in ("from C", "from a child", "from a descriptor")
     ]

@@ -193,8 +193,13 @@ print(*(fc.remotecall_fetch(pid, os.getpid) for pid in fc.workers()), flush=True
 
 @pytest.mark.parametrize(
     "work",
-    ["sys.stdin.read()", "fc.remotecall_fetch(2, time.sleep, 60)", "fc.remotecall_fetch(2, exec, 'while True: pass')"],
-    ids=["idle", "sleeping", "spinning"],
+    [
+        "sys.stdin.read()",
+        "fc.remotecall_fetch(2, time.sleep, 60)",
+        "fc.remotecall_fetch(2, exec, 'while True: pass')",
+        "fc.remotecall_fetch(2, lambda: __import__('ctypes').PyDLL(None).sleep(60))",
+    ],
+    ids=["idle", "sleeping", "spinning", "in C, holding the GIL"],
 )
 def test_workers_die_with_a_killed_master(work):
     """kill -9 of the master ends its workers, whatever they do, and leaves no process."""

@@ -286,7 +286,7 @@ class ThreadPool:
         """Wait for the threads to end, for a limited time."""
         deadline = time.monotonic() + timeout
         for thread in list(self._all):
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and thread.ident is not None:  # else it is just being started
                 thread.join(max(0.0, deadline - time.monotonic()))
 
 
