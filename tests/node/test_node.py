@@ -14,7 +14,7 @@ from farcall._node.peers import Peer
 from farcall._remote.calls import _begin
 from farcall._remote.future import Future
 from farcall._transport.memory import MemoryListener
-from farcall._wire import messages
+from farcall._wire import messages, pickles
 from farcall._wire.frames import encode_small
 
 TOKEN = b"t" * 32
@@ -193,6 +193,21 @@ def test_values_are_freed_with_their_last_holder(two):
     while two[2].references.values and time.monotonic() < deadline:
         threading.Event().wait(0.005)
     assert not two[2].references.values
+
+
+def test_a_claim_outlasts_its_announcement(two):
+    """A Future that was pickled before it was settled keeps its value until it goes, however soon that is settled."""
+    gate.clear()
+    future = two.spawn(2, hold)
+    payload = pickles.encode([future])
+    gate.set()
+    future.result(5)
+    threading.Event().wait(0.05)  # many ticks, in which the news of a dropped claim would leave
+    assert two[2].references.values
+    two[1].references.announce(payload, 2)
+    del future
+    threading.Event().wait(0.05)
+    assert two[2].references.values, "process 2 holds it now"
 
 
 def test_the_limit_of_small_results_is_a_setting():

@@ -36,8 +36,8 @@ def test_lines_are_labelled_and_none_is_lost_at_exit():
 
 
 def test_output_from_c_and_from_children(capfd):
-    """What C code, a subprocess and a raw descriptor print arrives too."""
-    (two,) = fc.addprocs(1)
+    """What C code, a subprocess and a raw descriptor print arrives too, and at once."""
+    (two,) = fc.addprocs(1, env={"PYTHONUNBUFFERED": None})
 
     def work():
         import ctypes
