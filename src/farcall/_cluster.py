@@ -51,7 +51,7 @@ class Cluster:
         self.node = Node(1, self.token, read_config(), dial=dial)
         self.mirror = Mirror()
         self.node.on_exit = self._exited
-        self._joining = threading.Lock()  # one addprocs at a time gives out ids
+        self._records = threading.Lock()  # guards the two tables of ends below
         self._next_pid = 2
         self._engines: dict[ProcessId, tuple[Engine, Launched]] = {}
         self._pids: dict[int, ProcessId] = {}  # by id of the Launched record
@@ -97,17 +97,19 @@ class Cluster:
 
     def _join(self, engine: Engine, worker: Launched, timeout: float) -> ProcessId:
         """Give a worker an id, connect to it, introduce it to the others, and repeat what was done everywhere."""
-        with self._joining:
+        with self.node.joining:
             pid, self._next_pid = self._next_pid, self._next_pid + 1
             node = self.node
             peer = node.connect(worker.address, pid, timeout)
-            others = [node.peers.get(each) for each in node.peers.pids()]
+            others = node.peers.members()
             self._engines[pid] = engine, worker
-            self._pids[id(worker)] = pid
+            with self._records:
+                self._pids[id(worker)] = pid
+                early = self._early.pop(id(worker), None)
             if worker.output is not None:
                 self.mirror.add(pid, worker.output)
-            if id(worker) in self._early:
-                node.exited(pid, self._early.pop(id(worker)))
+            if early is not None:
+                node.exited(pid, early)
             try:
                 node.ask(pid, admit, [_pack(each) for each in (*others, peer)])
                 for action in list(node.journal):
@@ -118,6 +120,10 @@ class Cluster:
                 raise
             node.peers.add(peer)
             node.changed()
+            for each in others:  # who left while this one joined, of which it was not told
+                reason = node.peers.reason(each.pid)
+                if reason is not None:
+                    node.tell(pid, dismiss, each.pid, reason)
             return pid
 
     def _watch(self, engine: Engine) -> None:
@@ -127,10 +133,11 @@ class Cluster:
 
     def _ended(self, worker: Launched, reason: str) -> None:
         """A process has ended, says its engine."""
-        pid = self._pids.get(id(worker))
-        if pid is None:
-            self._early[id(worker)] = reason
-        else:
+        with self._records:
+            pid = self._pids.get(id(worker))
+            if pid is None:
+                self._early[id(worker)] = reason
+        if pid is not None:
             self.mirror.drain(pid)
             self.node.exited(pid, "it was removed" if pid in self._removing else reason)
 
@@ -185,6 +192,7 @@ class Cluster:
 
     def close(self) -> None:
         """Remove all workers, print what they left, and stop."""
+        self.node.leaving = True
         self._removing.update(self._engines)
         self._remove(list(self._engines), _AT_EXIT, None)
         self.mirror.close(1.0)

@@ -23,7 +23,7 @@ class _Waiter:
     def __init__(self, serve: Callable[[ProcessId], None], fail: Callable[[Exception], None]) -> None:
         self._serve = serve
         self._fail = fail
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: to serve may be to fail, and to withdraw
         self._open = True
 
     def withdraw(self) -> bool:
@@ -34,15 +34,17 @@ class _Waiter:
 
     def give(self, pid: ProcessId) -> bool:
         """Take a worker; false if it is not wanted any more."""
-        if not self.withdraw():
-            return False
-        self._serve(pid)
-        return True
+        with self._lock:
+            if not self.withdraw():
+                return False
+            self._serve(pid)
+            return True
 
     def give_up(self, error: Exception) -> None:
         """Hear that no worker will come."""
-        if self.withdraw():
-            self._fail(error)
+        with self._lock:
+            if self.withdraw():
+                self._fail(error)
 
 
 class WorkerPool(Place):
@@ -56,6 +58,7 @@ class WorkerPool(Place):
     def __init__(self, pids: Iterable[ProcessId] | None = None) -> None:
         self._node: Node = current_node()
         self._live = pids is None
+        self._serving = False  # a thread gives out workers, and goes on until there is nothing more to give
         self._lock = threading.RLock()  # reentrant: a finalizer may run inside
         self._members: dict[ProcessId, None] = {}  # in the order in which they came
         self._free: deque[ProcessId] = deque()
@@ -64,7 +67,7 @@ class WorkerPool(Place):
             self._node.peers.get(pid)
             self._members[pid] = None
             self._free.append(pid)
-        self._node.observers.add(self)
+        self._node.observe(self)
         self.on_members_changed()
 
     def __len__(self) -> int:
@@ -91,16 +94,17 @@ class WorkerPool(Place):
         try:
             self._node.reader.wait(slot, None, None if timeout is None else time.monotonic() + timeout)
         except BaseException:
-            if not waiter.withdraw():
+            if not waiter.withdraw() and slot.error is None:
                 self.put(slot.value)
             raise
         pid: ProcessId = slot.outcome()
         return pid
 
     def put(self, pid: ProcessId) -> None:
-        """Give a worker back, or add one."""
+        """Give a worker back, or add one. One that is gone is dropped; an id that never was is a ValueError."""
         with self._lock:
-            if self._node.peers.reason(pid) is None:
+            if self._node.peers.reason(pid) is None and pid not in self._free:
+                self._node.peers.get(pid)
                 self._members[pid] = None
                 self._free.append(pid)
         self._serve()
@@ -110,7 +114,10 @@ class WorkerPool(Place):
             try:
                 begin(pid)
             except ProcessExited:
-                self._wait_in_line(serve, fail)  # it has not begun: another worker takes it
+                try:
+                    self._wait_in_line(serve, fail)  # it has not begun: another worker takes it
+                except RuntimeError as error:
+                    fail(error)
             except BaseException as error:
                 future.finish(None, error)
                 self.put(pid)
@@ -125,23 +132,40 @@ class WorkerPool(Place):
             future.add_done_callback(lambda done: waiter.withdraw())  # cancelled in the queue
 
     def _wait_in_line(self, serve: Callable[[ProcessId], None], fail: Callable[[Exception], None]) -> _Waiter:
-        if not self._members:
-            raise RuntimeError(_NO_WORKERS)
         waiter = _Waiter(serve, fail)
-        self._waiting.append(waiter)
+        with self._lock:
+            if not self._members:
+                raise RuntimeError(_NO_WORKERS)
+            self._waiting.append(waiter)
         self._serve()
         return waiter
 
     def _serve(self) -> None:
-        """Give free workers to those who wait, in both orders."""
-        while True:
-            with self._lock:
-                if not (self._free and self._waiting):
-                    return
-                pid, waiter = self._free.popleft(), self._waiting.popleft()
-            if not waiter.give(pid):
-                with self._lock:
-                    self._free.appendleft(pid)
+        """Give free workers to those who wait, in both orders; one thread does it for all."""
+        with self._lock:
+            if self._serving:
+                return
+            self._serving = True
+        try:
+            while (pair := self._next_pair()) is not None:
+                pid, waiter = pair
+                if not waiter.give(pid):
+                    self._take_back(pid)
+        except BaseException:
+            self._serving = False
+            raise
+
+    def _next_pair(self) -> tuple[ProcessId, _Waiter] | None:
+        with self._lock:
+            if self._free and self._waiting:
+                return self._free.popleft(), self._waiting.popleft()
+            self._serving = False
+            return None
+
+    def _take_back(self, pid: ProcessId) -> None:
+        with self._lock:
+            if pid in self._members:
+                self._free.appendleft(pid)
 
     def on_members_changed(self) -> None:
         """Take in who has joined, if this pool is live, and drop who has left."""
@@ -152,7 +176,7 @@ class WorkerPool(Place):
             self._free = deque(pid for pid in self._free if pid in self._members)
             if self._live:
                 joined = [pid for pid in alive if pid not in self._members and pid != 1]
-                if not joined and not self._members:
+                if not joined and not self._members and not self._node.leaving:
                     joined = [self._node.pid]  # alone, this process is the worker
                 if self._node.pid in self._members and joined:
                     self._members.pop(self._node.pid)

@@ -1,6 +1,7 @@
 """User code runs on threads that are reused, and is interrupted where it is, never inside farcall."""
 
 import asyncio
+import concurrent.futures
 import gc
 import random
 import signal
@@ -435,9 +436,12 @@ def test_an_interrupt_wakes_a_wait_and_cancels_the_calls_made(started, proceed):
     node = FakeNode()
     call = make_call(node)
     call.sleeper = proceed.set
-    link = types.SimpleNamespace(pending={7, 8})
+    futures = {7: concurrent.futures.Future(), 8: concurrent.futures.Future()}
+    link = types.SimpleNamespace(pending=futures)
     call.add_child(link, 7)
     call.add_child(link, 8)
+    call.add_child(None, 9)  # to this process itself
+    node.own_calls[9] = make_call(node)
 
     def function(call):
         call.shield()
@@ -446,7 +450,8 @@ def test_an_interrupt_wakes_a_wait_and_cancels_the_calls_made(started, proceed):
         call.unshield()
 
     assert isinstance(interrupt(Running(function, call), started), KeyboardInterrupt)
-    assert {number for _, number in node.cancelled} == {7, 8}
+    assert all(future.cancelled() for future in futures.values())
+    assert (None, 9) in node.cancelled
 
 
 def test_calls_that_were_answered_are_not_remembered():

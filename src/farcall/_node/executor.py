@@ -89,6 +89,9 @@ def _copy(buffer: Any) -> Any:
     return None if buffer is None else bytearray(buffer)
 
 
+_interrupting = threading.Lock()  # held while an interrupt is being sent, which is short and rare
+
+
 class Interrupt(KeyboardInterrupt):
     """What the interpreter raises in a thread: it is made at the moment when it is raised, and says so."""
 
@@ -109,7 +112,6 @@ class Call:
         "children",
         "delivered",
         "link",
-        "lock",
         "main",
         "node",
         "number",
@@ -139,14 +141,12 @@ class Call:
         self.begun = False
         self.successors: list[Parker] = []  # threads of calls that must not begin before this one
         self.children: list[tuple[Any, CallId]] = []  # calls it made without waiting: their links and numbers
-        self.lock: threading.Lock | None = None
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the call, wherever it is. Once; any thread."""
-        if self.cancelled:
-            return
-        self.lock = lock = threading.Lock()
-        with lock:
+        with _interrupting:
+            if self.cancelled:
+                return
             self.cancelled = True
             if self.task is not None:
                 self.node.callee.event_loop().loop.call_soon_threadsafe(self.task.cancel)
@@ -161,7 +161,11 @@ class Call:
 
     def _cancel_children(self) -> None:
         for link, number in list(self.children):
-            self.node.cancel(link, number)
+            target = link.pending.get(number) if link is not None else None
+            if target is not None:
+                target.cancel()
+            else:
+                self.node.cancel(link, number)
 
     def shield(self) -> None:
         """Enter farcall from the call's own thread: no interrupt until ``unshield``."""
@@ -188,9 +192,8 @@ class Call:
 
     def _take_back(self) -> None:
         """Wait until the interrupter is through, and unset what it has set in this thread."""
-        if self.lock is not None:
-            with self.lock:
-                pass
+        with _interrupting:
+            pass
         if not self.main:
             _raise_in_thread(threading.get_ident(), None)
 

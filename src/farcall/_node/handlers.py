@@ -59,8 +59,6 @@ def on_result(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     if target is None:
         if frame.attachments:
             node.references.unwrap(link, frame)
-        if frame.target == messages.STORED:
-            node.references.let_go(link.pid, node.pid, frame.call)
         return True
     target.settle(link, frame)
     return True

@@ -14,7 +14,7 @@ from .link import Link
 from .main_thread import on_main_thread
 from .slots import Parker
 
-_CRITICAL = ("farcall._node.", "farcall._transport.", "farcall._wire.", "farcall._remote.future")
+_CRITICAL = ("farcall._node.", "farcall._transport.", "farcall._wire.", "farcall._remote.", "farcall._pool")
 _TRANSPARENT = ("threading", "selectors", "concurrent.futures._base")  # where Ctrl-C hits, their caller decides
 _ASLEEP = (Link.sleep.__code__, Parker.park.__code__)
 

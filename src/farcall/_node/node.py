@@ -73,6 +73,7 @@ class Node:
         self.trace: Tracer | None = None
         self.turn = 0  # of "any"
         self.journal: list[tuple[Any, ...]] = []  # what ``everywhere`` did, for workers that join later; the master's
+        self.joining = threading.RLock()  # held while somebody joins; who must not miss anybody takes it too
         self.default_pool: Any = None
         self.members_changed = threading.Condition()
         self.observers: weakref.WeakSet[Any] = weakref.WeakSet()  # told by ``changed``
@@ -340,7 +341,9 @@ class Node:
         """Tell who waits for it that somebody has joined or left."""
         with self.members_changed:
             self.members_changed.notify_all()
-        for observer in list(self.observers):
+        with self.members_changed:
+            observers = list(self.observers)
+        for observer in observers:
             observer.on_members_changed()
 
     def _tick(self) -> bool:
@@ -365,6 +368,11 @@ class Node:
     def exited(self, pid: ProcessId, reason: str) -> None:
         """A process has ended, says whoever watches it. Its last messages may still be in its connection."""
         self._leave(pid, reason=reason)
+
+    def observe(self, observer: Any) -> None:
+        """Have ``on_members_changed`` of an object called whenever ``changed`` is, as long as it lives."""
+        with self.members_changed:
+            self.observers.add(observer)
 
     def _leave(self, pid: ProcessId, reason: str | None = None, connection_ended: bool = False) -> None:
         with self._lock:
@@ -402,7 +410,7 @@ class Node:
 
     def _fail_if_gone(self, link: Link) -> None:
         """Settle a call that was added to a link after its peer was buried."""
-        reason = self.peers.reason(link.pid)
+        reason = "the cluster was shut down" if self.closed else self.peers.reason(link.pid)
         while reason is not None and link.pending:
             with contextlib.suppress(KeyError):
                 link.pending.popitem()[1].finish(None, ProcessExited(link.pid, reason))

@@ -17,6 +17,7 @@ from typing import Any
 
 from .._types import ProcessId
 
+_MOST_READS = 1024  # of what an ended worker has left
 _LINE_BUFFERED = 1  # _IOLBF
 
 
@@ -126,7 +127,8 @@ class Mirror:
             for source in self._sources:
                 if source.pid == pid:
                     source.ended = True
-        self._waker.send(b"x")
+        with contextlib.suppress(OSError):  # closed meanwhile
+            self._waker.send(b"x")
 
     def close(self, timeout: float) -> None:
         """Print what is left, waiting for workers that are about to end, and stop."""
@@ -147,8 +149,9 @@ class Mirror:
                     self._end(key.data)
             for source in list(self._sources):
                 if source.ended:
-                    while source.copy():
-                        pass
+                    for _ in range(_MOST_READS):  # what it started may live on and print for ever
+                        if not source.copy():
+                            break
                     self._end(source)
         for source in list(self._sources):
             self._end(source)

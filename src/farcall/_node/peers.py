@@ -55,6 +55,10 @@ class Peers:
         """Return why a process left; None if it has not."""
         return self._exited.get(pid)
 
+    def members(self) -> list[Peer]:
+        """Return the members."""
+        return list(self._members.values())
+
     def pids(self) -> list[ProcessId]:
         """Return the ids of the members in order."""
         return sorted(self._members)

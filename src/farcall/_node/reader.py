@@ -137,6 +137,13 @@ class Reader:
             if link.registered is None:
                 link.registered = link.transport.fileno()
                 self._selector.register(link.registered, selectors.EVENT_READ, link)
+        self._hand_over(link)
+
+    def _hand_over(self, link: Link) -> None:
+        """Have the leader handle what a waiting thread has read and left: the selector does not know of it."""
+        if link.decoder.holds_more():
+            self._ready.append(link)
+            self.wake()
 
     def attend(self, link: Link) -> None:
         """Have the leader read a link at once: somebody waits for it without reading."""
@@ -169,6 +176,8 @@ class Reader:
                         link.reading.release()
                         if link.waiters:
                             link.pass_reading_on()
+                        elif not link.hot:  # it was given to the leader meanwhile
+                            self._hand_over(link)
                 elif not target.settled:
                     self._park(target, link, deadline, call)
                 if not target.settled and deadline is not None and time.monotonic() >= deadline:
@@ -348,7 +357,7 @@ class Reader:
                     until = now + self._spin if polls else now
                 if now >= until and polls:
                     link.leading.miss()
-                if now >= until or link.waiters or self._ready or self.main.wants_role:
+                if now >= until or link.waiters or self._ready or self.main.wants_role or self.main.tasks:
                     break
             except EOFError:
                 link.reading.release()

@@ -49,10 +49,6 @@ class References:
         self._released: deque[tuple[Link, int]] = deque()  # likewise
         self._failures: deque[Frame] = deque()  # likewise: of Futures that nobody fetched
 
-    def __contains__(self, ref: RefId) -> bool:
-        """Whether a value is known to live here, or to be about to."""
-        return ref in self._holders
-
     def lose(self, pid: ProcessId) -> None:
         """Free what only a process held that is gone."""
         with self._lock:
@@ -74,14 +70,16 @@ class References:
         the call that makes the value, came over another link and may still have to be read.
         """
         with self._lock:
-            known = ref in self.values
+            known = ref in self._holders
             return self.values.setdefault(ref, Slot()), known
 
     def give_up(self, ref: RefId) -> None:
-        """Expect a value no more."""
+        """Expect a value no more, unless it is known by now: who waits for it gets a LookupError."""
         with self._lock:
-            if ref not in self._holders:
-                self.values.pop(ref, None)
+            slot = self.values.pop(ref, None) if ref not in self._holders else None
+        if slot is not None:
+            gone = f"the value {ref} is gone: nobody was known to hold a reference to it"
+            slot.finish(None, LookupError(gone))
 
     def own_later(self) -> tuple[Slot, RefId, Hold]:
         """Begin a value of this process that it can pass on before it exists; it lives while somebody holds it."""

@@ -25,6 +25,9 @@ class Target(Protocol):
     def begin(self, call: "Call") -> None:
         """Take note that a call of this process to itself is about to run."""
 
+    def cancel(self) -> bool:
+        """Settle as cancelled and interrupt the call; false if it is settled otherwise."""
+
 
 class Slot:
     """The outcome of one call, without ceremony."""
@@ -55,6 +58,9 @@ class Slot:
 
     def begin(self, call: "Call") -> None:
         pass
+
+    def cancel(self) -> bool:
+        return False  # whoever waits for it is interrupted and cancels it
 
     def outcome(self) -> Any:
         """Return the local value or raise the local error."""

@@ -32,16 +32,19 @@ Where: TypeAlias = "ProcessId | str | Future[Any] | Place"
 
 
 def _begin(node: Node, pid: ProcessId, future: Future[R], function: Any, args: Any, kwargs: Any) -> None:
-    """Start the call of a Future on a process."""
+    """Start the call of a Future on a process, unless it has been cancelled while it waited for one."""
+    if future.settled:
+        return
     future._where = pid
-    future._created = True
+    future._created = True  # its owner counts us as a holder from the call on
     parent = running_call()
     if parent is None:
-        future._link, future._number = node.start(pid, future, function, args, kwargs, WANT_FUTURE)
+        future.belong(*node.start(pid, future, function, args, kwargs, WANT_FUTURE))
         return
     with shielded():
-        future._link, future._number = node.start(pid, future, function, args, kwargs, WANT_FUTURE)
-        parent.add_child(future._link, future._number)
+        link, number = node.start(pid, future, function, args, kwargs, WANT_FUTURE)
+        parent.add_child(link, number)
+        future.belong(link, number)
 
 
 def spawnat(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
@@ -204,9 +207,12 @@ def everywhere(what: Any = None, /, *, pids: Iterable[ProcessId] | ProcessId | N
     if isinstance(pids, int):
         value = node.ask(pids, *action) if pids != node.pid else action[0](*action[1:])
         return value if isinstance(what, str) else what
-    run_on(node, node.peers.pids() if pids is None else list(pids), action)
-    if pids is None:
-        remember(node, action)
+    if pids is not None:
+        run_on(node, list(pids), action)
+    else:
+        with node.joining:  # who joins meanwhile would be missed by both
+            run_on(node, node.peers.pids(), action)
+            remember(node, action)
     return None if isinstance(what, (str, ModuleType)) else what
 
 
@@ -227,7 +233,14 @@ def _action(what: Any) -> tuple[Any, ...]:
 
 def run_on(node: Node, pids: Sequence[ProcessId], action: tuple[Any, ...]) -> None:
     """Run an action on processes at once, this one last, and wait for all; their errors as one."""
-    futures = [(pid, spawnat(pid, *action)) for pid in pids if pid != node.pid]
+    futures: list[tuple[ProcessId, Future[Any]]] = []
+    for pid in pids:
+        try:
+            if pid != node.pid:
+                futures.append((pid, spawnat(pid, *action)))
+        except ProcessExited as error:
+            if error.pid != pid:
+                raise
     errors: list[BaseException] = []
     if node.pid in pids:
         try:

@@ -15,7 +15,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, PENDING, 
 from typing import Any, Generic, TypeVar
 
 from .._errors import SerializationError
-from .._node.current import current_node
+from .._node.current import current_node, shielded
 from .._node.executor import Call
 from .._node.link import Link
 from .._node.node import Node
@@ -37,6 +37,13 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     unless it is small. Passing a Future to another process passes the reference, not the value.
     """
 
+    # What ``__del__`` looks at, should ``__init__`` be cut short.
+    _created = _passed = False
+    _retrieved = True
+    _link: Link | None = None
+    _hold: Hold | None = None
+    _frame: Frame | None = None
+
     def __init__(self, node: Node | None = None, where: ProcessId | None = None) -> None:
         # Not the base's __init__: it makes a condition variable, which few Futures need; see ``_condition``.
         self._state = PENDING
@@ -46,14 +53,14 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         self._done_callbacks: list[Any] = []
         self._node: Node = node if node is not None else current_node()
         self._where = where
-        self._link: Link | None = None
+        self._link = None
         self._number: CallId = 0
         self._call: Call | None = None  # of a call of this process to itself
-        self._hold: Hold | None = None  # of a reference that came in a message
+        self._hold = None  # of a reference that came in a message
         self._created = False  # by a call of ours: its owner counts us as a holder
         self._passed = False  # to another process: the claim stays until this object goes, see ``__reduce__``
         self._own: tuple[RefId, Hold] | None = None  # the name of the value if this process owns it
-        self._frame: Frame | None = None  # the answer, not unpickled yet
+        self._frame = None  # the answer, not unpickled yet
         self._lazy_condition: threading.Condition | None = None
         self._lock = threading.RLock()  # reentrant: a finalizer may run inside
         self._decoding = threading.Lock()  # held while the answer is fetched and unpickled
@@ -65,9 +72,12 @@ class Future(concurrent.futures.Future[T], Generic[T]):
     # What the node calls: see ``slots.Target``
 
     def settle(self, link: Link, frame: Frame) -> None:
-        self._link = link
-        self._frame = frame
-        self._end(FINISHED)
+        with self._lock:
+            self._link = link
+            if self.settled:
+                return  # cancelled before its call was known
+            self._frame = frame
+            self._end(FINISHED)
         if self._created and frame.target != STORED and not self._passed:
             self._created = False
             self._node.references.let_go(link.pid, self._node.pid, frame.call)  # the value is here
@@ -79,6 +89,14 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             self._result = value
             self._exception = error
             self._end(FINISHED)
+
+    def belong(self, link: Link | None, number: CallId) -> None:
+        """Take note of the call that will settle this, or has; if this was cancelled meanwhile, so is the call."""
+        self._number = number
+        self._link = link
+        if link is not None and self.cancelled():
+            self._node.cancel(link, number)
+            self._let_go()
 
     def begin(self, call: Call) -> None:
         self._call = call
@@ -120,8 +138,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         """See to it that the answer is read although nobody waits for it in our way."""
         self._ask()
         if self._link is not None:
-            self._node.reader.tick()  # flushes, too
-            self._node.reader.attend(self._link)
+            with shielded():
+                self._node.reader.tick()  # flushes, too
+                self._node.reader.attend(self._link)
 
     # What users call
 
@@ -157,19 +176,20 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 
     def cancel(self) -> bool:
         """Interrupt the call and the calls that it made; true unless it had ended. Does not wait for its end."""
-        if self._link is not None:
-            won = self._node.cancel(self._link, self._number)  # taken out of ``pending``: it is ours to settle
-            if won:
-                self._end(CANCELLED_AND_NOTIFIED)
-        else:
-            with self._lock:
-                won = not self.settled
+        with shielded():
+            if self._link is not None:
+                won = self._node.cancel(self._link, self._number)  # taken out of ``pending``: it is ours to settle
                 if won:
                     self._end(CANCELLED_AND_NOTIFIED)
-            if won and self._call is not None:
-                self._call.interrupt()
-        if won:
-            self._let_go()
+            else:
+                with self._lock:
+                    won = not self.settled
+                    if won:
+                        self._end(CANCELLED_AND_NOTIFIED)
+                if won and self._call is not None:
+                    self._call.interrupt()
+            if won:
+                self._let_go()
         return self._state == CANCELLED_AND_NOTIFIED
 
     def cancelled(self) -> bool:
@@ -221,9 +241,8 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             return
         ref = self._hold.creator, self._hold.number
         future = Future[None](self._node, self._hold.owner)
-        future._link, future._number = self._node.start(
-            self._hold.owner, future, wait_for_value, (ref,), {}, WANT_VALUE
-        )
+        with shielded():
+            future.belong(*self._node.start(self._hold.owner, future, wait_for_value, (ref,), {}, WANT_VALUE))
         future.result(timeout)
 
     def _ask(self) -> None:
@@ -238,7 +257,8 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         assert hold is not None
         ref = hold.creator, hold.number
         try:
-            self._link, self._number = self._node.start(hold.owner, self, value_of, (ref,), {}, WANT_VALUE)
+            with shielded():
+                self.belong(*self._node.start(hold.owner, self, value_of, (ref,), {}, WANT_VALUE))
         except Exception as error:
             self.finish(None, error)
 
