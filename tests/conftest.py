@@ -3,26 +3,14 @@
 import gc
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+from waiting import until
 
 import farcall as fc
 from farcall._cluster import shutdown
-
-_PATIENCE = 5.0  # seconds for what is on its way out
-
-
-def eventually(condition: Callable[[], bool], timeout: float = _PATIENCE) -> bool:
-    """Whether a condition becomes true in time."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        threading.Event().wait(0.005)
-    return True
 
 
 def _children() -> set[int]:
@@ -64,9 +52,9 @@ def check_nothing_leaked(
     children: set[int], threads: set[threading.Thread], descriptors: set[tuple[str, str]], shared: set[str]
 ) -> None:
     gc.collect()
-    assert eventually(lambda: _children() <= children), f"processes left: {_children() - children}"
-    assert eventually(lambda: _own_threads() <= threads), f"threads left: {_own_threads() - threads}"
-    assert eventually(lambda: len(_descriptors()) <= len(descriptors)), (
+    assert until(lambda: _children() <= children), f"processes left: {_children() - children}"
+    assert until(lambda: _own_threads() <= threads), f"threads left: {_own_threads() - threads}"
+    assert until(lambda: len(_descriptors()) <= len(descriptors)), (
         f"descriptors left: {sorted(set(_descriptors().items()) - descriptors)[:20]}"
     )
     assert _shared() <= shared

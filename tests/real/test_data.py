@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
+from waiting import until
 
 import farcall as fc
 from farcall._transport import shm
@@ -20,14 +20,6 @@ MB = 1 << 20
 
 def _node():
     return fc._cluster.master().node
-
-
-def _until(condition, timeout=5):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-    return False
 
 
 def describe(array):
@@ -73,11 +65,11 @@ def test_segments_are_reused(cluster):
     array = np.ones(MB)
     fc.remotecall_fetch(cluster[0], describe, array)
     segments = _node().segments._segments
-    assert _until(lambda: not any(each.holders for each in segments.values()))
+    assert until(lambda: not any(each.holders for each in segments.values()))
     before = len(segments)
     for _ in range(5):
         fc.remotecall_fetch(cluster[0], describe, array)
-        assert _until(lambda: not any(each.holders for each in segments.values()))
+        assert until(lambda: not any(each.holders for each in segments.values()))
     assert len(segments) == before
 
 
@@ -204,8 +196,8 @@ def test_a_killed_receiver_gives_the_memory_back():
     segments, link = _node().segments._segments, _node().links[two]
     assert any(each.holders[link] for each in segments.values())
     os.kill(fc.remotecall_fetch(two, os.getpid), signal.SIGKILL)
-    assert _until(lambda: two not in fc.workers())
-    assert _until(lambda: not any(each.holders[link] for each in segments.values()))
+    assert until(lambda: two not in fc.workers())
+    assert until(lambda: not any(each.holders[link] for each in segments.values()))
     assert result.sum() == 2 * MB
     result[0] = 0
     del result

@@ -9,6 +9,7 @@ import traceback
 from concurrent.futures import CancelledError
 
 import pytest
+from waiting import until
 
 import farcall as fc
 
@@ -140,18 +141,10 @@ def test_cancel_reaches_the_running_call(cluster):
     assert future.cancelled()
     with pytest.raises(CancelledError):
         future.result()
-    assert _until(lambda: fc.remotecall_fetch(two, eval, "__import__('__main__').events") == ["cleaned up"])
+    assert until(lambda: fc.remotecall_fetch(two, eval, "__import__('__main__').events") == ["cleaned up"])
     done = fc.spawnat(two, len, "ab")
     assert done.result() == 2
     assert not done.cancel()
-
-
-def _until(condition, timeout=5):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-    return False
 
 
 def test_cancel_reaches_python_code_on_any_thread(cluster):
@@ -174,7 +167,7 @@ def test_cancel_reaches_python_code_on_any_thread(cluster):
         assert fc.remotecall_fetch(two, eval, "__import__('__main__').begun.acquire(timeout=10)")
     for future in futures:
         assert future.cancel()
-    assert _until(lambda: fc.remotecall_fetch(two, eval, "len(__import__('__main__').ended)") == 3)
+    assert until(lambda: fc.remotecall_fetch(two, eval, "len(__import__('__main__').ended)") == 3)
 
 
 def test_cancel_reaches_the_calls_that_a_call_made(cluster):
@@ -202,7 +195,7 @@ def test_cancel_reaches_the_calls_that_a_call_made(cluster):
         for _ in range(leaves):
             assert fc.remotecall_fetch(three, eval, "__import__('__main__').begun.acquire(timeout=10)")
         assert future.cancel()
-        assert _until(lambda n=leaves: fc.remotecall_fetch(three, eval, "len(__import__('__main__').hits)") == n)
+        assert until(lambda n=leaves: fc.remotecall_fetch(three, eval, "len(__import__('__main__').hits)") == n)
 
 
 def test_cancel_reaches_coroutines(cluster):
@@ -224,7 +217,7 @@ def test_cancel_reaches_coroutines(cluster):
     future = fc.spawnat(two, nap)
     assert fc.remotecall_fetch(two, eval, "__import__('__main__').begun.wait(10)")
     assert future.cancel()
-    assert _until(lambda: fc.remotecall_fetch(two, eval, "__import__('__main__').done") == [1])
+    assert until(lambda: fc.remotecall_fetch(two, eval, "__import__('__main__').done") == [1])
 
 
 def test_interrupt_ends_the_calls_under_way(cluster):
@@ -261,7 +254,7 @@ def test_ctrl_c_cancels_what_the_master_waits_for(cluster):
             wait_for()
         timer.join()
         assert time.perf_counter() - started < 2
-        assert _until(lambda: fc.remotecall_fetch(two, lambda: threading.current_thread() is threading.main_thread()))
+        assert until(lambda: fc.remotecall_fetch(two, lambda: threading.current_thread() is threading.main_thread()))
 
 
 def test_ctrl_c_never_breaks_a_message(cluster):

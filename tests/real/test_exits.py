@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
+from waiting import until
 
 import farcall as fc
 from farcall._cluster import shutdown
@@ -109,14 +110,6 @@ def values_there():
     return len(current_node().references.values)
 
 
-def _until(condition, timeout=5):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-    return False
-
-
 def test_a_large_value_dies_with_its_owner_a_small_one_has_travelled():
     """After the owner's death a small value is here, and a large one that nobody fetched is ProcessExited."""
     (two,) = fc.addprocs(1)
@@ -124,7 +117,7 @@ def test_a_large_value_dies_with_its_owner_a_small_one_has_travelled():
     fc.wait(small)
     fc.wait(large)
     os.kill(fc.remotecall_fetch(two, os.getpid), signal.SIGKILL)
-    assert _until(lambda: fc.workers() == [1])
+    assert until(lambda: fc.workers() == [1])
     assert small.result() == 3
     with pytest.raises(fc.ProcessExited, match="signal 9"):
         large.result()
@@ -144,7 +137,7 @@ def test_a_holder_that_dies_lets_go():
     del future
     assert fc.remotecall_fetch(two, values_there) == 1
     os.kill(fc.remotecall_fetch(three, os.getpid), signal.SIGKILL)
-    assert _until(lambda: fc.remotecall_fetch(two, values_there) == 0)
+    assert until(lambda: fc.remotecall_fetch(two, values_there) == 0)
 
 
 def _memory_group():
@@ -175,7 +168,7 @@ def test_a_worker_that_the_kernel_kills_for_memory_says_so(require):
         with pytest.raises(fc.ProcessExited, match=r"signal 9 \(SIGKILL\): out of memory"):
             fc.remotecall_fetch(two, lambda: len(bytearray(1 << 30)))
     finally:
-        assert _until(lambda: not (group / "cgroup.procs").read_text())
+        assert until(lambda: not (group / "cgroup.procs").read_text())
         group.rmdir()
 
 

@@ -11,18 +11,10 @@ import warnings
 
 import psutil
 import pytest
+from waiting import until
 
 import farcall as fc
 from farcall._cluster import shutdown
-
-
-def _until(condition, timeout=5):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        threading.Event().wait(0.005)
-    return False
 
 
 def _gone(process):
@@ -210,7 +202,7 @@ def test_workers_die_with_a_killed_master(work):
         threading.Event().wait(0.1)
         master.kill()
     assert len(processes) == 2
-    assert _until(lambda: all(_gone(process) for process in processes))
+    assert until(lambda: all(_gone(process) for process in processes))
 
 
 @pytest.mark.parametrize("end", ["", "sys.exit(3)", "1 / 0", "fc.spawnat(2, time.sleep, 60)"])
@@ -306,6 +298,6 @@ def test_signals_to_an_idle_worker_leave_it_alone(cluster_of_one):
     os.kill(process, signal.SIGINT)
     assert fc.remotecall_fetch(cluster_of_one, os.getpid) == process
     os.kill(process, signal.SIGTERM)
-    assert _until(lambda: fc.workers() == [1])
+    assert until(lambda: fc.workers() == [1])
     with pytest.raises(fc.ProcessExited, match=r"exit status 143|SIGTERM"):
         fc.remotecall_fetch(cluster_of_one, abs, 1)

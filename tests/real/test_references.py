@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import until
 
 import farcall as fc
 
@@ -19,16 +20,8 @@ def values_there():
     return len(current_node().references.values)
 
 
-def _until(condition, timeout=5):
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-    return False
-
-
 def _free(pid, at_most):
-    return _until(lambda: fc.remotecall_fetch(pid, values_there) <= at_most)
+    return until(lambda: fc.remotecall_fetch(pid, values_there) <= at_most)
 
 
 def test_a_large_value_stays_until_it_is_fetched(cluster):
