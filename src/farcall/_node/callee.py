@@ -59,10 +59,10 @@ class Callee:
             else:
                 value = call.run(function, args, {})
         except BaseException as error:
-            self._free_main(call)
+            self._ended(call, definition, started)
             self.answer_error(call, KeyboardInterrupt() if isinstance(error, Interrupt) else error)
         else:
-            self._free_main(call)
+            self._ended(call, definition, started)
             if type(value) is CoroutineType:
                 self.event_loop().start(call, value, lambda value, error: self._answer(call, value, error))
             else:
@@ -71,14 +71,13 @@ class Callee:
             current_call.reset(token)
             if not call.begun:
                 call.begin()  # it failed before it ran
-            finished = _clock()
-            definition.took(finished - started)
-            if self._node.trace is not None and call.link is not None:
-                name = getattr(definition.known_function, "__qualname__", "a call")
-                self._node.trace.ran(name, call.link.pid, call.number, started, finished)
+            definition.took(_clock() - started)
 
-    def _free_main(self, call: Call) -> None:
-        """Let the main thread have its next call before the answer to this one makes the caller send it."""
+    def _ended(self, call: Call, definition: Definition, started: float) -> None:
+        """Do what must be done before the answer makes the caller go on: record, and let the main thread be had."""
+        if self._node.trace is not None and call.link is not None:
+            name = getattr(definition.known_function, "__qualname__", "a call")
+            self._node.trace.ran(name, call.link.pid, call.number, started, _clock())
         if call.main and self._node.reader.leads_on_main:
             self._node.reader.main.free()
 
