@@ -184,16 +184,18 @@ class _Worker:
         ready, ready_writer = os.pipe()
         out, out_writer = _roomy_pipe()
         err, err_writer = _roomy_pipe()
+        failure: Exception | None = None
         try:
             self._start(ready_writer, out_writer, err_writer)
         except (OSError, ValueError, TypeError) as error:
+            failure = error
+        for each in (ready_writer, out_writer, err_writer):
+            os.close(each)
+        if failure is not None:
             for each in (ready, out, err):
                 os.close(each)
-            self._arrive((self, LaunchError(f"cannot start {self._plan.command[0]}: {error}")))
+            self._arrive((self, LaunchError(f"cannot start {self._plan.command[0]}: {failure}")))
             return
-        finally:
-            for each in (ready_writer, out_writer, err_writer):
-                os.close(each)
         with os.fdopen(ready, "rb") as line:
             address = line.readline().decode().strip()
         worker = Launched(address, (out, err), self)

@@ -181,6 +181,7 @@ class Future(concurrent.futures.Future[T], Generic[T]):
                 won = self._node.cancel(self._link, self._number)  # taken out of ``pending``: it is ours to settle
                 if won:
                     self._end(CANCELLED_AND_NOTIFIED)
+                    self._link.kick()  # a thread that waits for it may sleep on the link
             else:
                 with self._lock:
                     won = not self.settled
