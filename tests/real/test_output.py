@@ -205,7 +205,7 @@ kernel, client = start_new_kernel()
 try:
     check(cell("import farcall as fc, time; print(fc.addprocs(1))"), "[2]\n")
     check(cell("def f(x):\n    print('seen', x)\n    return 'one'"), "")
-    shown = cell("print(fc.remotecall_fetch(2, f, 5)); time.sleep(0.3)")
+    shown = cell("value = fc.remotecall_fetch(2, f, 5); time.sleep(0.5); print(value)")
     check(sorted(shown.splitlines()), ["From worker 2:\tseen 5", "one"])
     check(cell("def f(x):\n    return 'two'\nprint(fc.remotecall_fetch(2, f, 6))"), "two\n")
     check(cell("fc.remote_do(2, print, 'later'); time.sleep(0.3)"), "From worker 2:\tlater\n")
