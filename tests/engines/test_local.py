@@ -6,11 +6,11 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+from waiting import until
 
 from farcall._engines import local
 from farcall._engines.base import Launched, Offer
@@ -148,7 +148,7 @@ def test_a_worker_that_takes_too_long_is_given_up(tmp_path):
     engine = Local(2, python=make_program(tmp_path / "python", "exec sleep 60"))
     errors = list(engine.launch(Offer(b"token", 0.05)))
     assert [str(each) for each in errors] == ["a worker did not start within 0.05 seconds"] * 2
-    wait_until(lambda: count_children() == 0)
+    assert until(lambda: count_children() == 0)
 
 
 def open_descriptors():
@@ -186,12 +186,12 @@ def test_closing_the_iterator_leaves_no_descriptors():
     arrivals = engine.launch(OFFER)
     worker = next(arrivals)
     came = arrivals.gi_frame.f_locals["arrivals"]
-    wait_until(lambda: came.qsize() == 1)
+    assert until(lambda: came.qsize() == 1)
     arrivals.close()
     engine.stop(worker, force=True)
     for each in worker.output:
         os.close(each)
-    wait_until(lambda: count_children() == 0)
+    assert until(lambda: count_children() == 0)
     try:
         assert open_descriptors() == before
     finally:
@@ -202,20 +202,13 @@ def test_closing_the_iterator_leaves_no_descriptors():
 # Ending
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.005)
-
-
 def end_of(engine, act):
     """Launch a worker, act on its process, and return why it ended."""
     (worker,) = engine.launch(OFFER)
     reasons = []
     engine.watch(lambda ended, reason: reasons.append(reason))
     act(worker)
-    wait_until(lambda: reasons)
+    assert until(lambda: reasons)
     for each in worker.output:
         os.close(each)
     return reasons[0]
@@ -252,7 +245,7 @@ def test_workers_die_with_their_master():
         worker = psutil.Process(int(master.stdout.readline()))
         assert worker.is_running()
         master.kill()
-    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+    assert until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
 
 
 DESCRIPTIONS = [

@@ -7,11 +7,11 @@ import random
 import signal
 import sys
 import threading
-import time
 import types
 import weakref
 
 import pytest
+from waiting import until
 
 from farcall._errors import SerializationError
 from farcall._node.executor import Call, Definition, EventLoop, ThreadPool, on_interrupt_signal
@@ -19,14 +19,6 @@ from farcall._wire import pickles
 from farcall._wire.messages import WANT_VALUE
 
 PATIENCE = 20.0  # seconds; a test that needs them has failed
-
-
-def until(condition):
-    """Wait until a condition is true; for what another thread does after the last thing that can be waited for."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        threading.Event().wait(0.0005)
 
 
 # Threads
@@ -47,7 +39,7 @@ def run_and_wait(pool, function, *args):
     free, values = len(pool._free), []
     free -= bool(free)
     pool.run(lambda: values.append(function(*args)))
-    until(lambda: values and len(pool._free) > free)
+    assert until(lambda: values and len(pool._free) > free)
     return values[0]
 
 
@@ -69,8 +61,8 @@ def test_tasks_that_block_each_other_all_run(pool):
     passed = []
     for _ in range(50):
         pool.run(lambda: passed.append(barrier.wait(PATIENCE)))
-    until(lambda: len(passed) == 50)
-    until(lambda: len(pool._free) == 50)
+    assert until(lambda: len(passed) == 50)
+    assert until(lambda: len(pool._free) == 50)
 
 
 def test_an_idle_thread_ends():
@@ -79,7 +71,7 @@ def test_an_idle_thread_ends():
     threads = []
     for _ in range(3):
         pool.run(lambda: threads.append(threading.current_thread()))
-        until(lambda: threads)
+        assert until(lambda: threads)
         threads.pop().join(PATIENCE)
         assert not pool._all
         assert not pool._free
@@ -92,7 +84,7 @@ def test_no_task_is_lost_to_a_thread_that_ends():
     count = []
     for number in range(1000):
         pool.run(count.append, number)
-    until(lambda: len(count) == 1000)
+    assert until(lambda: len(count) == 1000)
     assert sorted(count) == list(range(1000))
     pool.close()
     pool.join(PATIENCE)
@@ -119,7 +111,7 @@ def test_closing_ends_threads_when_they_are_idle(pool):
 def test_a_pool_thread_may_join_its_own_pool(pool):
     """``join`` from inside the pool waits for the other threads only."""
     pool.run(lambda: (pool.close(), pool.join(PATIENCE)))
-    until(lambda: not pool._all)
+    assert until(lambda: not pool._all)
 
 
 def test_each_thread_begins_with_the_context():
@@ -138,7 +130,7 @@ def test_an_idle_thread_keeps_nothing_alive(pool):
     gone = weakref.ref(argument)
     pool.run(lambda argument: None, argument)
     del argument
-    until(lambda: pool._free)
+    assert until(lambda: pool._free)
     gc.collect()
     assert gone() is None
 
@@ -318,7 +310,8 @@ def test_an_interrupt_at_any_moment_spares_shielded_sections(hurried):
                 rounds.append(len(rounds))
 
         running, enough = Running(function), random.randrange(300)
-        until(lambda rounds=rounds, enough=enough: len(rounds) >= enough)
+        while len(rounds) < enough:
+            pass
         running.call.interrupt()
         assert isinstance(running.outcome(), KeyboardInterrupt)
         assert inside == [False]
@@ -469,7 +462,7 @@ def test_calls_begin_in_their_order():
     first, second = make_call(), make_call()
     second.after = first
     running = Running(lambda call: log.append("second"), second)
-    until(lambda: first.successors)
+    assert until(lambda: first.successors)
     first.run(log.append, ("first",), {})
     assert running.outcome() is None
     assert log == ["first", "second"]
@@ -532,7 +525,7 @@ def test_an_interrupt_on_the_main_thread_spares_shielded_sections(on_main, start
     def function():
         on_main.shield()
         started.set()
-        until(lambda: on_main.cancelled)
+        assert until(lambda: on_main.cancelled)
         log.append("whole")
         on_main.unshield()
         log.append("never")
@@ -635,7 +628,7 @@ def test_a_coroutine_ends_with_its_value(coroutines):
         return threading.current_thread().name
 
     outcomes = run(function())
-    until(lambda: outcomes)
+    assert until(lambda: outcomes)
     assert outcomes == [("farcall-asyncio", None)]
 
 
@@ -647,7 +640,7 @@ def test_a_coroutine_ends_with_its_error(coroutines):
         raise ValueError("no")
 
     outcomes = run(function())
-    until(lambda: outcomes)
+    assert until(lambda: outcomes)
     assert repr(outcomes) == "[(None, ValueError('no'))]"
 
 
@@ -663,9 +656,9 @@ def test_a_coroutine_is_interrupted_while_it_waits(coroutines):
             log.append("cleaned")
 
     outcomes = run(function())
-    until(lambda: call.task is not None)
+    assert until(lambda: call.task is not None)
     call.interrupt()
-    until(lambda: outcomes)
+    assert until(lambda: outcomes)
     assert isinstance(outcomes[0][1], KeyboardInterrupt)
     assert log == ["cleaned"]
 
@@ -679,5 +672,5 @@ def test_a_coroutine_interrupted_before_it_begins_does_not_end_well(coroutines):
         await asyncio.get_running_loop().create_future()
 
     outcomes = run(function())
-    until(lambda: outcomes)
+    assert until(lambda: outcomes)
     assert isinstance(outcomes[0][1], KeyboardInterrupt)
