@@ -29,6 +29,7 @@ from ._remote.calls import remote_do as remote_do
 from ._remote.calls import remotecall_fetch as remotecall_fetch
 from ._remote.calls import spawnat as spawnat
 from ._remote.calls import wait as wait
+from ._remote.channel import RemoteChannel as RemoteChannel
 from ._remote.future import Future as Future
 from ._trace import trace as trace
 from ._version import __version__ as __version__

@@ -132,7 +132,7 @@ class Callee:
         except SerializationError as error:
             self.answer_error(call, error)
             return
-        self._post_answer(link, status, number, payload, coalesce)
+        self.post_answer(link, status, number, payload, coalesce)
 
     def _encode_small_result(self, value: Any) -> tuple[Payload, int]:
         try:
@@ -152,9 +152,12 @@ class Callee:
             return
         if call.want == WANT_FUTURE:
             self._node.references.settle((link.pid, call.number), None, error)
-        self._post_answer(link, messages.ERROR, call.number, encode_error(error, str(self._node.describe())), False)
+        self.post_answer(link, messages.ERROR, call.number, encode_error(error, str(self._node.describe())), False)
 
-    def _post_answer(self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool) -> None:
+    def post_answer(
+        self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool = False
+    ) -> None:
+        """Send an answer."""
         if self._node.leaving:
             return
         if self._node.trace is not None:

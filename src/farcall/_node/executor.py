@@ -55,7 +55,7 @@ class Definition:
                 assert self.parts is not None
                 body, buffers, indexed, holds = self.parts
                 if self.fresh:
-                    copies = [_copy(each) for each in buffers], [_copy(each) for each in indexed]
+                    copies = [copy_buffer(each) for each in buffers], [copy_buffer(each) for each in indexed]
                     return pickles.decode(body, *copies, holds)
                 self._function = at_home(pickles.decode(body, buffers, indexed, holds))
                 self.parts = None
@@ -82,7 +82,7 @@ def _exec_in_main(source: Any, globals: Any = None, locals: Any = None, /) -> No
     exec(source, sys.modules["__main__"].__dict__ if globals is None else globals, locals)
 
 
-def _copy(buffer: Any) -> Any:
+def copy_buffer(buffer: Any) -> Any:
     """Return memory of its own with the content of a buffer that is never written."""
     if isinstance(buffer, Mapping):
         return buffer.again()
@@ -141,6 +141,11 @@ class Call:
         self.begun = False
         self.successors: list[Parker] = []  # threads of calls that must not begin before this one
         self.children: list[tuple[Any, CallId]] = []  # calls it made without waiting: their links and numbers
+
+    @property
+    def is_due(self) -> bool:
+        """Whether an interrupt has come that has not been raised yet."""
+        return self.cancelled and not self.delivered
 
     def interrupt(self) -> None:
         """Raise KeyboardInterrupt in the call, wherever it is. Once; any thread."""

@@ -12,6 +12,7 @@ from .._wire.frames import Frame
 from .executor import SHORT, Call, Definition
 from .link import Link
 from .main_thread import on_main_thread
+from .prompt import execute
 from .reader import flush_quietly
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     """Begin a call. False if the reader was the leader and is no more."""
     definition = link.definitions.get(frame.target)
+    if frame.flags & messages.PROMPT and definition is not None:
+        execute(node, link, definition, frame)
+        return True
     call = Call(node, link, frame.call, frame.flags & messages.WANTS)
     link.running[frame.call] = call
     before, link.last_call = link.last_call, call

@@ -80,7 +80,7 @@ class Link:
         self._poll.register(self._kicked, select.POLLIN)
         # Writing.
         self.sending = threading.Lock()
-        self.out: list[bytes] = []  # whole frames that wait for company
+        self.out: list[bytes] = []  # frames that wait for company; the first may be the rest of one
         self._pool = pool if shares else None
         self._shared_minimum = config.shared_minimum
         # Calls: single dict operations only, which are atomic.
@@ -108,6 +108,25 @@ class Link:
             self.flush()
             return False
         return True
+
+    def offer(self, frame: bytes) -> bool:
+        """Send a frame as far as there is room, without waiting; false if somebody must flush. Any thread."""
+        self.out.append(frame)
+        if not self.sending.acquire(False):
+            return False
+        try:
+            if not self.out:
+                return True  # it has left with another
+            data = self._take_out()
+            try:
+                sent = 0 if self.closed else self.transport.send((data,))
+            except BlockingIOError:
+                sent = 0
+            if sent != len(data):
+                self.out.insert(0, data[sent:])
+            return sent == len(data)
+        finally:
+            self.sending.release()
 
     def flush(self) -> None:
         """Send what waited for company."""

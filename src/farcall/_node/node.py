@@ -216,7 +216,7 @@ class Node:
             payload = pickles.encode((args, kwargs))
         else:
             payload = pickles.encode_arguments(args)
-        if want != WANT_NOTHING:
+        if want & messages.WANTS != WANT_NOTHING:
             link.pending[number] = target
         try:
             self._post_call(link, flags, known, number, payload)
@@ -234,8 +234,8 @@ class Node:
             link.post_payload(messages.CALL, flags, known, number, payload)
         else:
             frame = encode_small(messages.CALL, flags, known, number, payload.body)
-            if flags & messages.WANTS == WANT_VALUE:
-                link.post(frame)  # its caller waits for it
+            if flags & messages.WANTS == WANT_VALUE or flags & messages.PROMPT:
+                link.post(frame)  # its caller waits for it, or counts on its being gone
             elif link.enqueue(frame):
                 self.reader.tick()
         if self.trace is not None:

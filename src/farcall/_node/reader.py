@@ -201,7 +201,7 @@ class Reader:
             call.sleeper = parker.unpark
         try:
             must_read = link is not None and not link.closed and not link.reading.locked()
-            if not (target.settled or must_read or (call is not None and call.cancelled)):
+            if not (target.settled or must_read or (call is not None and call.is_due)):
                 parker.park(-1 if deadline is None else max(0.0, deadline - time.monotonic()))
         finally:
             _discard(target.parkers, parker)
@@ -235,7 +235,7 @@ class Reader:
                     until = 0.0
                 if call is not None:
                     call.sleeper = link.kick
-                    if call.cancelled:
+                    if call.is_due:
                         return
                 if deadline is not None and time.monotonic() >= deadline:
                     return

@@ -7,7 +7,9 @@ the news sent.
 import contextlib
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from .._errors import ProcessExited
 from .._types import CallId, ProcessId, RefId
@@ -25,16 +27,16 @@ if TYPE_CHECKING:
 class Hold:
     """This process's claim on a value that lives elsewhere, for one message that brought it here."""
 
-    __slots__ = ("_node", "creator", "number", "owner")
+    __slots__ = ("creator", "node", "number", "owner")
 
     def __init__(self, node: "Node", owner: ProcessId, creator: ProcessId, number: CallId) -> None:
-        self._node = node
+        self.node = node
         self.owner = owner
         self.creator = creator
         self.number = number
 
     def __del__(self) -> None:
-        self._node.references.let_go(self.owner, self.creator, self.number)
+        self.node.references.let_go(self.owner, self.creator, self.number)
 
 
 class References:
@@ -48,6 +50,8 @@ class References:
         self._dropped: deque[tuple[ProcessId, ProcessId, CallId]] = deque()  # appended by finalizers
         self._released: deque[tuple[Link, int]] = deque()  # likewise
         self._failures: deque[Frame] = deque()  # likewise: of Futures that nobody fetched
+        self._errands: deque[Callable[[], None]] = deque()  # likewise: of anybody
+        self.accounts: WeakValueDictionary[RefId, Any] = WeakValueDictionary()  # what this process has of channels
 
     def lose(self, pid: ProcessId) -> None:
         """Free what only a process held that is gone."""
@@ -129,14 +133,30 @@ class References:
         self._failures.append(frame)
         self._node.reader.tick()
 
+    def later(self, errand: Callable[[], None]) -> None:
+        """Have something done on another thread; in a finalizer."""
+        if not self._node.closed:
+            self._errands.append(errand)
+            self._node.reader.tick()
+
+    def account_of(self, ref: RefId, make: Callable[[], Any]) -> Any:
+        """Return what this process has of a channel, made now if it has nothing yet."""
+        with self._lock:
+            account = self.accounts.get(ref)
+            if account is None:
+                account = self.accounts[ref] = make()
+            return account
+
     def tick(self) -> bool:
         """Send the news that finalizers left; the ticker's thread, which must not block."""
-        busy = bool(self._dropped or self._released or self._failures)
+        busy = bool(self._errands or self._dropped or self._released or self._failures)
         if busy:
             self._node.pool.run(self._send_news)
         return busy
 
     def _send_news(self) -> None:
+        for errand in _take(self._errands):
+            errand()
         changes: dict[ProcessId, list[tuple[int, int, int, int]]] = {}
         for owner, creator, number in _take(self._dropped):
             changes.setdefault(owner, []).append((creator, number, self._node.pid, -1))

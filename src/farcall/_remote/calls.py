@@ -14,10 +14,13 @@ from .._node.current import current_node, find_node, running_call, shielded
 from .._node.node import Node
 from .._types import P, ProcessId, R
 from .._wire.messages import WANT_FUTURE
+from .channel import RemoteChannel
 from .future import Future
 from .owner import is_ready as _is_ready_here
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_PLACES = "write a process id, 'any', a WorkerPool, a Future or a RemoteChannel"
 
 
 class Place(ABC):
@@ -28,7 +31,7 @@ class Place(ABC):
         """Call ``begin`` with a process as soon as one may take the call; may return before."""
 
 
-Where: TypeAlias = "ProcessId | str | Future[Any] | Place"
+Where: TypeAlias = "ProcessId | str | Future[Any] | RemoteChannel[Any] | Place"
 
 
 def _begin(node: Node, pid: ProcessId, future: Future[R], function: Any, args: Any, kwargs: Any) -> None:
@@ -51,9 +54,9 @@ def spawnat(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs: P.kwarg
     """Start ``f(*args, **kwargs)`` on another process and return its Future at once.
 
     ``where`` is a process id, ``"any"`` (the worker with the fewest calls under way from here), a ``WorkerPool``
-    (one call per free worker, the rest wait), or a Future (the call runs where its value lives). What cannot be
-    pickled is a ``SerializationError`` here, and nothing is sent. Calls to one process start in the order in
-    which they were sent, and run concurrently. Julia: ``@spawnat``, ``remotecall``.
+    (one call per free worker, the rest wait), or a Future or RemoteChannel (the call runs where its value lives).
+    What cannot be pickled is a ``SerializationError`` here, and nothing is sent. Calls to one process start in the
+    order in which they were sent, and run concurrently. Julia: ``@spawnat``, ``remotecall``.
 
     >>> from farcall import fetch, spawnat
     >>> fetch(spawnat(2, pow, 2, 10))
@@ -130,12 +133,12 @@ def locate(where: Where) -> ProcessId:
         return where
     if isinstance(where, str):
         if where != "any":
-            raise ValueError(f"where={where!r}: write a process id, 'any', a WorkerPool or a Future")
+            raise ValueError(f"where={where!r}: {_PLACES}")
         return least_loaded(current_node())
     pid = getattr(where, "where", None)
     if isinstance(pid, int):
         return pid
-    raise TypeError(f"where={where!r} is no process: write a process id, 'any', a WorkerPool or a Future")
+    raise TypeError(f"where={where!r} is no process: {_PLACES}")
 
 
 def least_loaded(node: Node) -> ProcessId:
@@ -148,15 +151,17 @@ def least_loaded(node: Node) -> ProcessId:
 
 
 def fetch(x: Any) -> Any:
-    """Return the value of a Future, waiting for it; anything that is no reference is returned as it is.
+    """Return the value of a Future, waiting for it, or the first item of a RemoteChannel, which stays there.
 
-    Raises what the call raised. Julia: the same name.
+    Anything that is no reference is returned as it is. Raises what the call raised. Julia: the same name.
     """
+    if isinstance(x, RemoteChannel):
+        return x.peek()
     return x.result() if isinstance(x, concurrent.futures.Future) else x
 
 
 def wait(x: Any, timeout: float | None = None) -> Any:
-    """Block until the value of a Future exists, and return the Future; the value does not travel.
+    """Block until the value of a Future exists, or a RemoteChannel has an item, and return it; no value travels.
 
     Raises what the call raised; TimeoutError after ``timeout`` seconds. Julia: the same name.
     """
@@ -166,11 +171,18 @@ def wait(x: Any, timeout: float | None = None) -> Any:
             x.result()
     elif isinstance(x, concurrent.futures.Future):
         x.result(timeout)
+    elif isinstance(x, RemoteChannel):
+        x._account.wait(timeout)
     return x
 
 
 def isready(x: Any) -> bool:
-    """Return whether the value of a Future exists; asks its owner if need be. Julia: the same name."""
+    """Return whether the value of a Future exists, or a RemoteChannel has an item; asks its owner if need be.
+
+    Julia: the same name.
+    """
+    if isinstance(x, RemoteChannel):
+        return x.isready()
     if not isinstance(x, Future):
         return not isinstance(x, concurrent.futures.Future) or x.done()
     if x.settled or x._hold is None:

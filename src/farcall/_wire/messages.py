@@ -4,7 +4,7 @@ Seven kinds of message, each one frame; ``call`` is the number that the caller g
 caller's pid the name of the value that the call makes (RefId). Messages of one link are handled in their order.
 
 CALL     target = number of the function, flags = what is wanted back; body = pickle of ``args``, or of
-         ``(args, kwargs)`` with KEYWORDS.
+         ``(args, kwargs)`` with KEYWORDS. PROMPT: run it where it is read, in the order of the messages.
 RESULT   target = VALUE, ERROR or STORED (the value stays with its owner until it is fetched).
 DEFINE   target = number of a function, body = its pickle; FRESH: unpickle it again for every call, because
          it carries state that a call may change.
@@ -25,6 +25,7 @@ CALL, RESULT, DEFINE, FORGET, CANCEL, HOLD, RELEASE = range(1, 8)
 WANT_VALUE, WANT_FUTURE, WANT_NOTHING = 0, 1, 2
 WANTS = 3  # mask
 KEYWORDS = 4
+PROMPT = 8
 FRESH = 1
 
 VALUE, ERROR, STORED = 0, 1, 2

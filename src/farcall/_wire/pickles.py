@@ -10,7 +10,7 @@ import io
 import pickle
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -83,6 +83,61 @@ def attached_hold(index: int) -> Any:
     """Return the hold on a reference of the message being unpickled."""
     assert _context.holds is not None
     return _context.holds[index]
+
+
+class Parcel:
+    """A value that crosses without being opened on the way: pickled once, unpickled by whoever wants it.
+
+    In between it can be sent on, as often as needed, by processes that lack its classes.
+    """
+
+    __slots__ = ("_content", "_payload")
+
+    def __init__(self, value: object) -> None:
+        self._payload: Payload | None = encode(value)
+        self._content: tuple[Any, list[Any], list[Any], list[Any]] | None = None  # as it arrived
+
+    def open(self, copy: Callable[[Any], Any] | None = None) -> Any:
+        """Return the value. One that is to be opened again gives no memory away: ``copy`` copies a buffer."""
+        assert self._content is not None
+        body, buffers, indexed, holds = self._content
+        if copy is not None:
+            buffers, indexed = [copy(each) for each in buffers], [copy(each) for each in indexed]
+        return decode(body, buffers, indexed, holds)
+
+    def __reduce__(self) -> Any:
+        payload = self._payload if self._payload is not None else self._pack_again()
+        references, buffers = _context.references, _context.indexed
+        assert references is not None
+        assert buffers is not None
+        first = len(buffers), len(references)
+        buffers += [Buffer(each.view, True, each.constant) for each in payload.buffers]
+        references += payload.references
+        kinds = bytes(each.by_index for each in payload.buffers)
+        return _arrived, (payload.body, kinds, len(payload.references), first)
+
+    def _pack_again(self) -> Payload:
+        assert self._content is not None
+        body, buffers, indexed, holds = self._content
+        if None in buffers or None in indexed:
+            raise SerializationError("its shared memory is gone")
+        views = [Buffer(memoryview(each)) for each in buffers] + [Buffer(memoryview(each), True) for each in indexed]
+        return Payload(body, tuple(views), tuple((each.owner, each.creator, each.number) for each in holds))
+
+
+def _arrived(body: bytes, kinds: bytes, references: int, first: tuple[int, int]) -> Parcel:
+    assert _context.buffers is not None
+    assert _context.holds is not None
+    memory = _context.buffers[first[0] : first[0] + len(kinds)]
+    parcel = Parcel.__new__(Parcel)
+    parcel._payload = None
+    parcel._content = (
+        body,
+        [each for each, by_index in zip(memory, kinds, strict=True) if not by_index],
+        [each for each, by_index in zip(memory, kinds, strict=True) if by_index],
+        list(_context.holds[first[1] : first[1] + references]),
+    )
+    return parcel
 
 
 def is_plain(value: object) -> bool:

@@ -1,0 +1,314 @@
+"""What a process has of a channel: items that it was lent and has not handed out, places that are kept for it.
+
+One account per process and channel, shared by all its RemoteChannel objects. Everything that an operation was
+promised is accounted for: whoever gives an operation up, by its timeout or an interrupt, withdraws it, whether or
+not its outcome was on its way already; from then on the owner knows what became of it.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+from .._errors import FarcallError, ProcessExited, SerializationError
+from .._node.current import running_call, shielded
+from .._node.executor import copy_buffer
+from .._node.link import Link
+from .._node.node import Node
+from .._node.prompt import operate
+from .._node.slots import Slot
+from .._types import CallId, ProcessId, RefId
+from .._wire.frames import Frame
+from .._wire.pickles import Parcel, is_plain
+from . import keeper as owner
+from .keeper import Keeper, Withdrawn
+from .queue import Entry
+
+_CERTAINTY = 5.0  # seconds that a put which is given up waits to hear whether it has happened
+_QUICK = 2e-3  # seconds between two exchanges with the owner; who is back sooner gets more at a time
+_MOST = 256  # items or credits at a time: more saves little, and delays others who want them
+
+_clock = time.perf_counter
+
+
+class Account:
+    """The operations of this process on a channel, and what it has of it. Any thread."""
+
+    def __init__(self, node: Node, pid: ProcessId, ref: RefId) -> None:
+        self._node = node
+        self._owner = pid
+        self._ref = ref
+        self.keeper: Keeper | None = owner.keeper_of(node, ref) if pid == node.pid else None
+        self._lock = threading.RLock()  # reentrant: a finalizer may run inside
+        self.inbox: deque[tuple[CallId, Any]] = deque()  # what was lent and not handed out: its loan, the item
+        self.credits = 0
+        self._wish = 0
+        self._most = 1
+        self._put_at = self._took_at = 0.0
+
+    def __del__(self) -> None:
+        if self.inbox or self.credits:
+            self._node.references.later(self._give_back_later())
+
+    def _give_back_later(self) -> Callable[[], None]:
+        node, pid, ref = self._node, self._owner, self._ref
+        counts = tuple(Counter(loan for loan, _ in self.inbox).items())
+        credits = self.credits
+        return lambda: tell(node, pid, ref, owner.give_back, counts, credits)
+
+    # Exchanges with the owner
+
+    def send(self, target: Slot | None, operation: Callable[..., None], *args: Any) -> tuple[Link | None, CallId]:
+        """Have an operation run on the owner."""
+        return operate(self._node, self._owner, target, operation, *self._ref, *args)
+
+    def tell(self, operation: Callable[..., None], *args: Any) -> None:
+        """Have an operation run on the owner that has no outcome; one that is gone needs no news."""
+        tell(self._node, self._owner, self._ref, operation, *args)
+
+    def ask(self, operation: Callable[..., None], *args: Any, timeout: float | None = None) -> Any:
+        """Have an operation run on the owner and return its outcome."""
+        with shielded():
+            slot, _ = self.exchange(operation, *args, timeout=timeout)
+            return self._node.open_slot(slot)
+
+    def exchange(
+        self, operation: Callable[..., None], *args: Any, timeout: float | None = None
+    ) -> tuple[Slot, CallId]:
+        """Have an operation run on the owner and wait for its outcome; given up, it is withdrawn. Shielded."""
+        slot = Slot()
+        link, number = self.send(slot, operation, *args)
+        try:
+            self._wait(slot, link, timeout)
+        except BaseException as error:
+            if not (slot.settled and isinstance(error, TimeoutError)):
+                if link is not None:
+                    self._node.cancel(link, number)
+                self.tell(owner.withdraw, number)
+                raise
+        return slot, number
+
+    def _wait(self, slot: Slot, link: Link | None, timeout: float | None) -> None:
+        """Wait for an outcome; shielded before and after, not in between."""
+        if link is None and self.keeper is not None:
+            link = self._node.links.get(self.keeper.partner)  # what we wait for comes from there: read it ourselves
+        self._node.reader.wait(slot, link, None if timeout is None else time.monotonic() + timeout)
+        call = running_call()
+        if call is not None:
+            call.shield()
+
+    # Putting
+
+    def put(self, item: Any, timeout: float | None) -> None:
+        """Append an item and wait until the owner has it."""
+        if self.keeper is not None:
+            with shielded():
+                if not self.keeper.put_at_once(item):
+                    self._put(item, 0, timeout)
+            return
+        content = item if is_plain(item) else Parcel(item)
+        with shielded():
+            if self.credits and self._spend():
+                self.send(None, owner.deposit, content)
+            else:
+                self._put(content, self._next_wish(), timeout)
+
+    def _put(self, content: Any, wish: int, timeout: float | None) -> None:
+        slot = Slot()
+        link, number = self.send(slot, owner.put, content, wish)
+        try:
+            self._wait(slot, link, timeout)
+        except BaseException as error:
+            happened = self._withdraw_put(slot, link, number, wish)
+            if not (happened and isinstance(error, TimeoutError)):
+                raise
+        else:
+            self._add_credits(self._node.open_slot(slot))
+            self._put_at = _clock()
+
+    def _withdraw_put(self, slot: Slot, link: Link | None, number: CallId, wish: int) -> bool:
+        """Take a put back unless it has happened; return whether it has."""
+        self.tell(owner.withdraw, number)
+        try:
+            self._wait(slot, link, _CERTAINTY)
+        except TimeoutError:  # the owner answers nobody; when it goes on, it will withdraw
+            self._node.cancel(link, number)
+            self.tell(owner.give_back, (), wish)
+            return False
+        try:
+            self._add_credits(self._node.open_slot(slot))
+        except (Withdrawn, FarcallError):
+            return False
+        return True
+
+    def _spend(self) -> bool:
+        with self._lock:
+            if not self.credits:
+                return False
+            self.credits -= 1
+            return True
+
+    def _add_credits(self, count: int) -> None:
+        with self._lock:
+            self.credits += count
+
+    def _next_wish(self) -> int:
+        """Return how many credits to ask for: more each time as long as puts follow each other quickly."""
+        quick = _clock() - self._put_at < _QUICK
+        self._wish = min(2 * self._wish + 1, _MOST) if quick else 0
+        return self._wish
+
+    # Taking
+
+    def take(self, timeout: float | None) -> Any:
+        """Remove the first item and return it."""
+        with shielded():
+            if self.keeper is not None:
+                entry = self.keeper.take_at_once()
+                if entry is not None:
+                    return self._open_entry(entry)
+            elif self.inbox:
+                with contextlib.suppress(IndexError):
+                    return self._open_next()
+            slot, number = self.exchange(owner.take, self._next_appetite(), timeout=timeout)
+            return self._receive(slot, number)
+
+    async def take_async(self) -> Any:
+        """Remove the first item and return it, without blocking the event loop."""
+        if self.keeper is None and self.inbox:
+            with contextlib.suppress(IndexError):
+                return self._open_next()
+        arrival = _Arrival()
+        link, number = self.send(arrival, owner.take, 1)
+        if link is not None:
+            self._node.reader.attend(link)
+        try:
+            await arrival.future
+        except asyncio.CancelledError:
+            if link is not None:
+                self._node.cancel(link, number)
+            self.tell(owner.withdraw, number)
+            raise
+        return self._receive(arrival, number)
+
+    def _receive(self, slot: Slot, number: CallId) -> Any:
+        """Hand out the first item of a loan, and keep the others ready."""
+        items = self._node.open_slot(slot)
+        first = items[0].item if self.keeper is not None else items[0]
+        try:
+            value = first.open() if type(first) is Parcel else first
+        except SerializationError:
+            self.tell(owner.withdraw, number)
+            raise
+        if len(items) > 1:
+            with self._lock:
+                self.inbox.extend([(number, item) for item in items[1:]])
+        self.tell(owner.confirm, number)
+        self._took_at = _clock()
+        return value
+
+    def _open_next(self) -> Any:
+        """Hand out an item that is ready; IndexError if there is none."""
+        with self._lock:
+            loan, item = self.inbox.popleft()
+        try:
+            value = item.open() if type(item) is Parcel else item
+        except SerializationError:
+            self.inbox.appendleft((loan, item))
+            self.return_all()
+            raise
+        self.tell(owner.confirm, loan)
+        return value
+
+    def _open_entry(self, entry: Entry) -> Any:
+        """Return an item that was taken out of the queue of this process."""
+        assert self.keeper is not None
+        try:
+            return entry.item.open() if type(entry.item) is Parcel else entry.item
+        except SerializationError:
+            self.keeper.handle(self.keeper.queue.restore, entry)
+            raise
+
+    def _next_appetite(self) -> int:
+        """Return how many items to ask for: more each time as long as they are handed out quickly."""
+        if self.keeper is not None:
+            return 1
+        self._most = min(2 * self._most, _MOST) if _clock() - self._took_at < _QUICK else 1
+        return self._most
+
+    def return_all(self) -> None:
+        """Return to the owner what others wait for. The thread that reads; does not wait."""
+        with self._lock:
+            counts = tuple(Counter(loan for loan, _ in self.inbox).items())
+            self.inbox.clear()
+            credits, self.credits = self.credits, 0
+            self._most = 1
+            self._wish = 0
+        self.tell(owner.give_back, counts, credits)
+
+    # Looking
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until there is an item."""
+        self.ask(owner.peek, True, timeout=timeout)
+
+    def peek(self, timeout: float | None) -> Any:
+        """Return the first item and leave it where it is."""
+        item = self.ask(owner.peek, False, timeout=timeout)
+        return item.open(copy_buffer) if type(item) is Parcel else item
+
+    def lease(self, done: CallId, timeout: float | None) -> tuple[Any, int, CallId]:
+        """Borrow an item when the one of another loan is done; return it, its deliveries and its loan."""
+        with shielded():
+            slot, number = self.exchange(owner.lease, done, timeout=timeout)
+            outcome = self._node.open_slot(slot)
+            if self.keeper is not None:
+                item, deliveries = outcome[0].item, outcome[0].deliveries
+            else:
+                item, deliveries = outcome
+            try:
+                return (item.open(copy_buffer) if type(item) is Parcel else item), deliveries, number
+            except SerializationError:
+                self.tell(owner.withdraw, number)
+                raise
+
+    def end_lease(self, loan: CallId, done: bool) -> None:
+        """Say that a lease is done, or that its item must go to another consumer. Also in a finalizer."""
+        node, pid, ref = self._node, self._owner, self._ref
+        node.references.later(lambda: tell(node, pid, ref, owner.confirm if done else owner.withdraw, loan))
+
+
+class _Arrival(Slot):
+    """An outcome that an event loop waits for."""
+
+    __slots__ = ("future", "loop")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.get_running_loop()
+        self.future = self.loop.create_future()
+
+    def settle(self, link: Link, frame: Frame) -> None:
+        super().settle(link, frame)
+        self._tell_loop()
+
+    def finish(self, value: Any, error: BaseException | None) -> None:
+        super().finish(value, error)
+        self._tell_loop()
+
+    def _tell_loop(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and with it whoever waited
+            self.loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+def tell(node: Node, pid: ProcessId, ref: RefId, operation: Callable[..., None], *args: Any) -> None:
+    """Have an operation run on the owner of a channel that has no outcome; one that is gone needs no news."""
+    with contextlib.suppress(ProcessExited, OSError, LookupError):
+        operate(node, pid, None, operation, *ref, *args)
