@@ -4,8 +4,7 @@ The answer is a Call: inside a remote call that call; in a thread of a node a ca
 elsewhere the node of the process, if it has one.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -45,18 +44,20 @@ def running_call() -> "Call | None":
     return call if call is not None and call.running else None
 
 
-@contextmanager
-def shielded() -> "Iterator[Call | None]":
+class shielded:
     """Let no interrupt strike in the block; one that comes meanwhile is raised at its end."""
-    call = running_call()
-    if call is None:
-        yield None
-        return
-    call.shield()
-    try:
-        yield call
-    finally:
-        call.unshield()
+
+    __slots__ = ("_call",)
+
+    def __enter__(self) -> "Call | None":
+        call = self._call = running_call()
+        if call is not None:
+            call.shield()
+        return call
+
+    def __exit__(self, *outcome: object) -> None:
+        if self._call is not None:
+            self._call.unshield()
 
 
 def set_process_node(node: "Node | None") -> None:

@@ -17,7 +17,7 @@ from .answers import encode_error
 from .executor import Definition
 from .link import Link
 from .reader import flush_quietly
-from .slots import Target
+from .slots import Slot, Target
 
 if TYPE_CHECKING:
     from .node import Node
@@ -88,12 +88,29 @@ def execute(node: "Node", link: Link, definition: Definition, frame: Frame) -> N
 
 
 def operate(
-    node: "Node", pid: ProcessId, target: Target | None, operation: Callable[..., None], *args: Any
+    node: "Node", pid: ProcessId, target: Target, operation: Callable[..., None], *args: Any
 ) -> tuple[Link | None, CallId]:
     """Have an operation run on a process; its outcome settles the target. ProcessExited if that one is gone."""
     if pid == node.pid:
         number = node.next_number()
         operation(node, Asker(node, None, number, 0, target), *args)
         return None, number
-    want = messages.WANT_VALUE if target is not None else WANT_NOTHING
-    return node.start(pid, target, operation, args, {}, want | messages.PROMPT)  # type: ignore[arg-type]
+    return node.start(pid, target, operation, args, {}, messages.WANT_VALUE | messages.PROMPT)
+
+
+def notify(node: "Node", pid: ProcessId, operation: Callable[..., None], *args: Any) -> None:
+    """Have an operation run on a process whose outcome nobody waits for. When this returns it has been sent."""
+    if pid == node.pid:
+        operation(node, Asker(node, None, 0, 0, None), *args)
+        return
+    link = node.links.get(pid)
+    known = node.codebook.number_of(operation)
+    if link is None or known not in link.known or node.trace is not None:
+        node.start(pid, _NOBODY, operation, args, {}, WANT_NOTHING | messages.PROMPT)
+        return
+    payload = pickles.encode_arguments(args)
+    node.references.announce(payload, pid)
+    link.post_payload(messages.CALL, WANT_NOTHING | messages.PROMPT, known, 0, payload)
+
+
+_NOBODY = Slot()

@@ -220,11 +220,13 @@ class Reader:
         if link.out:
             link.flush()
         until = _clock() + self._spin if self._spin and link.waiting.pays() else 0.0
-        while not target.settled:
+        while True:
             try:
                 frame = link.next_frame()
                 if frame is not None:
                     self._handle(link, frame, False)
+                elif target.settled:
+                    break  # whatever came with it has been handled too
                 elif not link.fill():
                     raise EOFError
             except BlockingIOError:
@@ -343,6 +345,8 @@ class Reader:
                 if frame is not None:
                     if not self._handle(link, frame, True):
                         return False
+                    if link.waiters:
+                        break
                 elif link.fill():
                     if until and polls:
                         link.leading.hit()
@@ -363,6 +367,8 @@ class Reader:
                 link.reading.release()
                 self._lose(link)
                 return True
+        if link.waiters:
+            self._heat(link)  # who waits reads, now and the next time
         link.reading.release()
         if link.waiters:
             link.pass_reading_on()

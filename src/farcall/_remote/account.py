@@ -18,7 +18,7 @@ from .._node.current import running_call, shielded
 from .._node.executor import copy_buffer
 from .._node.link import Link
 from .._node.node import Node
-from .._node.prompt import operate
+from .._node.prompt import notify, operate
 from .._node.slots import Slot
 from .._types import CallId, ProcessId, RefId
 from .._wire.frames import Frame
@@ -44,24 +44,24 @@ class Account:
         self.keeper: Keeper | None = owner.keeper_of(node, ref) if pid == node.pid else None
         self._lock = threading.RLock()  # reentrant: a finalizer may run inside
         self.inbox: deque[tuple[CallId, Any]] = deque()  # what was lent and not handed out: its loan, the item
-        self.credits = 0
+        self._credits: list[None] = []  # as many as there are: to pop is one step
         self._wish = 0
         self._most = 1
         self._put_at = self._took_at = 0.0
 
     def __del__(self) -> None:
-        if self.inbox or self.credits:
+        if self.inbox or self._credits:
             self._node.references.later(self._give_back_later())
 
     def _give_back_later(self) -> Callable[[], None]:
         node, pid, ref = self._node, self._owner, self._ref
         counts = tuple(Counter(loan for loan, _ in self.inbox).items())
-        credits = self.credits
+        credits = len(self._credits)
         return lambda: tell(node, pid, ref, owner.give_back, counts, credits)
 
     # Exchanges with the owner
 
-    def send(self, target: Slot | None, operation: Callable[..., None], *args: Any) -> tuple[Link | None, CallId]:
+    def send(self, target: Slot, operation: Callable[..., None], *args: Any) -> tuple[Link | None, CallId]:
         """Have an operation run on the owner."""
         return operate(self._node, self._owner, target, operation, *self._ref, *args)
 
@@ -111,9 +111,10 @@ class Account:
             return
         content = item if is_plain(item) else Parcel(item)
         with shielded():
-            if self.credits and self._spend():
-                self.send(None, owner.deposit, content)
-            else:
+            try:
+                self._credits.pop()
+                notify(self._node, self._owner, owner.deposit, *self._ref, content)
+            except (IndexError, OSError):  # no credit, or the connection broke: what follows says why
                 self._put(content, self._next_wish(), timeout)
 
     def _put(self, content: Any, wish: int, timeout: float | None) -> None:
@@ -126,7 +127,7 @@ class Account:
             if not (happened and isinstance(error, TimeoutError)):
                 raise
         else:
-            self._add_credits(self._node.open_slot(slot))
+            self._credits += [None] * self._node.open_slot(slot)
             self._put_at = _clock()
 
     def _withdraw_put(self, slot: Slot, link: Link | None, number: CallId, wish: int) -> bool:
@@ -139,21 +140,10 @@ class Account:
             self.tell(owner.give_back, (), wish)
             return False
         try:
-            self._add_credits(self._node.open_slot(slot))
+            self._credits += [None] * self._node.open_slot(slot)
         except (Withdrawn, FarcallError):
             return False
         return True
-
-    def _spend(self) -> bool:
-        with self._lock:
-            if not self.credits:
-                return False
-            self.credits -= 1
-            return True
-
-    def _add_credits(self, count: int) -> None:
-        with self._lock:
-            self.credits += count
 
     def _next_wish(self) -> int:
         """Return how many credits to ask for: more each time as long as puts follow each other quickly."""
@@ -244,9 +234,13 @@ class Account:
         with self._lock:
             counts = tuple(Counter(loan for loan, _ in self.inbox).items())
             self.inbox.clear()
-            credits, self.credits = self.credits, 0
             self._most = 1
             self._wish = 0
+        credits = 0
+        with contextlib.suppress(IndexError):
+            while True:
+                self._credits.pop()
+                credits += 1
         self.tell(owner.give_back, counts, credits)
 
     # Looking
@@ -311,4 +305,4 @@ class _Arrival(Slot):
 def tell(node: Node, pid: ProcessId, ref: RefId, operation: Callable[..., None], *args: Any) -> None:
     """Have an operation run on the owner of a channel that has no outcome; one that is gone needs no news."""
     with contextlib.suppress(ProcessExited, OSError, LookupError):
-        operate(node, pid, None, operation, *ref, *args)
+        notify(node, pid, operation, *ref, *args)

@@ -11,7 +11,7 @@ from typing import Any
 from .._errors import ChannelClosed, ProcessExited, SerializationError
 from .._node.current import current_node
 from .._node.node import Node
-from .._node.prompt import Asker, operate
+from .._node.prompt import Asker, notify
 from .._node.references import Hold
 from .._types import CallId, ProcessId, RefId
 from .._wire.pickles import Parcel, is_plain
@@ -66,7 +66,7 @@ class Keeper:
             what.asker.finish(None, self.refusal() if what.closed else Withdrawn())
         else:
             try:
-                operate(self._node, what.pid, None, recall, *self._ref)
+                notify(self._node, what.pid, recall, *self._ref)
             except (ProcessExited, OSError):
                 pass  # the news of its end is coming, and does as well
 
@@ -152,7 +152,8 @@ def keeper_of(node: Node, ref: RefId) -> Keeper:
 def put(node: Node, asker: Asker, creator: ProcessId, number: CallId, item: Any, wish: int) -> None:
     """Take an item in when there is room; the answer is the number of credits granted."""
     keeper = keeper_of(node, (creator, number))
-    keeper.partner = asker.pid
+    if not asker.is_here:
+        keeper.partner = asker.pid
     keeper.handle(keeper.queue.put, asker, item, wish)
 
 
@@ -166,7 +167,6 @@ def deposit(node: Node, asker: Asker, creator: ProcessId, number: CallId, item: 
 def take(node: Node, asker: Asker, creator: ProcessId, number: CallId, most: int) -> None:
     """Lend up to so many items as soon as there is one; the answer is a tuple of items."""
     keeper = keeper_of(node, (creator, number))
-    keeper.partner = asker.pid
     keeper.handle(keeper.queue.take, asker, most, False)
 
 
@@ -187,6 +187,8 @@ def peek(node: Node, asker: Asker, creator: ProcessId, number: CallId, blindly: 
 def confirm(node: Node, asker: Asker, creator: ProcessId, number: CallId, loan: CallId) -> None:
     """The next item of a loan is in the consumer's hands, or the lease is done."""
     keeper = keeper_of(node, (creator, number))
+    if not asker.is_here:
+        keeper.partner = asker.pid
     keeper.handle(keeper.queue.confirm, (asker.pid, loan))
 
 
