@@ -48,6 +48,7 @@ DEVIATIONS = {
     "_remote": "_wire.frames _wire.messages _wire.pickles",
     "_cluster": "_transport.sockets",
     "_pool": "_node",
+    "_pmap": "_node _wire.messages _wire.pickles",
     "_cli": "_node.worker",
 }
 

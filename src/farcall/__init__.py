@@ -18,6 +18,10 @@ from ._errors import ProcessExited as ProcessExited
 from ._errors import RemoteError as RemoteError
 from ._errors import SerializationError as SerializationError
 from ._errors import VersionMismatch as VersionMismatch
+from ._pmap import imap as imap
+from ._pmap import pforeach as pforeach
+from ._pmap import pmap as pmap
+from ._pmap import pmapreduce as pmapreduce
 from ._pool import WorkerPool as WorkerPool
 from ._pool import default_worker_pool as default_worker_pool
 from ._remote.calls import everywhere as everywhere

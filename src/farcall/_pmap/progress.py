@@ -1,0 +1,62 @@
+"""How far a map has come, shown by tqdm or by anything like it."""
+
+import sys
+from typing import Any
+
+_DELAY = 1.0  # seconds; a map that is done by then shows nothing unless it was asked to
+
+
+class Progress:
+    """A bar, or nothing.
+
+    ``wanted`` None shows a bar where somebody may be looking and tqdm is installed, True everywhere, False nowhere.
+    Anything else is a bar of the caller's, whose ``update(n)`` is called and which the caller closes, or what makes
+    one, called with ``total=``, such as ``tqdm.rich.tqdm``.
+    """
+
+    def __init__(self, wanted: Any, total: int | None, name: str) -> None:
+        self._bar: Any = None
+        self._ours = True
+        self._failures = 0
+        if wanted is True or (wanted is None and is_somebody_looking()):
+            self._bar = _open_bar(total, name, wanted is True)
+        elif wanted is not None and wanted is not False:
+            self._ours = not hasattr(wanted, "update") or isinstance(wanted, type)
+            self._bar = wanted(total=total) if self._ours else wanted
+
+    def __repr__(self) -> str:
+        return f"<Progress {self._bar!r}>"
+
+    def advance(self, count: int, failures: int) -> None:
+        """So many items more are done, and so many have failed in all."""
+        if self._bar is None or (not count and failures == self._failures):
+            return
+        if failures != self._failures:
+            self._failures = failures
+            if hasattr(self._bar, "set_postfix"):
+                self._bar.set_postfix(failures=failures, refresh=False)
+        self._bar.update(count)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None and self._ours:
+            self._bar.close()
+        self._bar = None
+
+
+def is_somebody_looking() -> bool:
+    """Whether this is a terminal or a notebook."""
+    if "ipykernel" in sys.modules and "IPython" in sys.modules:
+        return sys.modules["IPython"].get_ipython() is not None
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _open_bar(total: int | None, name: str, required: bool) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        if required:
+            raise ImportError("progress=True draws with tqdm: pip install 'farcall[progress]'") from None
+        return None
+    delay = 0.0 if required else _DELAY
+    return tqdm(total=total, desc=name, unit="item", unit_scale=True, delay=delay, dynamic_ncols=True)

@@ -1,0 +1,329 @@
+"""One map under way: carries out what its Schedule decides, and tells it what happened.
+
+Everything runs on the thread that wants the results; others only put what arrives into the inbox. Whatever strikes
+that thread, at whichever line, ``cancel`` finds every call by looking where the node keeps them.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from .._errors import ProcessExited
+from .._node.answers import decode_error
+from .._node.current import current_node, shielded
+from .._node.executor import Call
+from .._node.link import Link
+from .._node.node import Node
+from .._node.slots import Slot, wake
+from .._pool import default_worker_pool
+from .._remote.future import Future
+from .._types import ProcessId, RefId
+from .._wire import pickles
+from .._wire.messages import WANT_VALUE
+from .inputs import Source
+from .options import Options
+from .progress import Progress
+from .schedule import Batch, Policy, Recall, Schedule
+from .site import Outcome, Site, Task, give_back, make_opener, work
+
+_REMOVED = "it was removed"  # why a worker ended that was asked to: no item is to blame
+
+Chunk = tuple[int, int, list[Any]]
+"""The results of some items in a row, from an index up to another; of a fold one result for them all."""
+
+
+class Inbox(Slot):
+    """What has arrived and was not looked at. A thread waits for it as for an answer."""
+
+    __slots__ = ("_replies",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._replies: deque[Reply | None] = deque()
+
+    def put(self, reply: "Reply | None") -> None:
+        """Add a reply, or None for the news that members have changed. Any thread."""
+        self._replies.append(reply)
+        self.settled = True
+        if self.parkers:
+            wake(self.parkers)
+
+    def take(self) -> "list[Reply | None]":
+        """Return what has arrived, and wait for more from now on."""
+        self.settled = False  # first: what comes from now on may be in the list already, which does no harm
+        return [self._replies.popleft() for _ in range(len(self._replies))]
+
+
+class Reply(Slot):
+    """The answer to one call of a map: to open a site, or to run a batch."""
+
+    __slots__ = ("_call", "_cancelled", "_inbox", "number", "pid")
+
+    def __init__(self, inbox: Inbox, pid: ProcessId, number: int = 0) -> None:
+        super().__init__()
+        self._inbox = inbox
+        self._call: Call | None = None
+        self._cancelled = False
+        self.pid = pid
+        self.number = number  # of the batch that the call carries, 0 if it opens a site
+
+    def settle(self, link: Link, frame: Any) -> None:
+        super().settle(link, frame)
+        self._inbox.put(self)
+
+    def finish(self, value: Any, error: BaseException | None) -> None:
+        super().finish(value, error)
+        self._inbox.put(self)
+
+    def begin(self, call: Call) -> None:
+        self._call = call
+        if self._cancelled:
+            call.interrupt()
+
+    def cancel(self) -> bool:
+        """Interrupt a call of this process to itself."""
+        self._cancelled = True
+        if self._call is not None and not self.settled:
+            self._call.interrupt()
+        return True
+
+
+class Run:
+    """A map under way. A ``with`` block, whose end cancels what is not done.
+
+    ``chunks`` has the results that have come; each ``step`` adds to it. The thread that made it.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], source: Source, options: Options, task: Task, policy: Policy
+    ) -> None:
+        self._node: Node = current_node()
+        self._function = function
+        self._opener = make_opener(function)
+        self._task = task
+        self._options = options
+        self._pool = options.pool if options.pool is not None else default_worker_pool()
+        self._members: dict[ProcessId, None] = {}
+        self._alone = self._pool.workers() == [self._node.pid]  # else this process does not stand in for lost workers
+        self._last_lost: ProcessExited | None = None
+        self._inbox = Inbox()
+        self._replies: set[Reply] = set()  # awaited
+        self._sites: dict[ProcessId, Future[Site]] = {}
+        self.chunks: deque[Chunk] = deque()
+        self.failures = 0
+        self.journal = options.open_journal(function, source)
+        drawn, gaps = 0, list[Batch]()
+        if self.journal is not None:
+            drawn, done, gaps = self.journal.resume(source)
+            self.chunks.extend(done)
+        self.schedule = Schedule(source.draw, policy, source.size, drawn)
+        for each in gaps:
+            self.schedule.again(each)
+        self._progress = Progress(options.progress, source.size, getattr(function, "__name__", "pmap"))
+        self._progress.advance(sum(stop - start for start, stop, _ in self.chunks), 0)
+
+    def __repr__(self) -> str:
+        return f"<Run of {self._function!r}: {self.schedule!r}>"
+
+    def __enter__(self) -> "Run":
+        self._node.observe(self)
+        self._look_who_is_there()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is GeneratorExit:
+            self._node.pool.run(self.close)  # perhaps in a finalizer, at any point of any thread
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel what is under way and let the sites go."""
+        with shielded():
+            self._replies, mine = set(), self._replies
+            if mine and not self._node.closed:
+                for link in list(self._node.reader.links):
+                    for number, target in list(link.pending.items()):
+                        if target in mine:
+                            self._node.cancel(link, number)
+                for each in mine:
+                    each.cancel()
+            self._sites.clear()
+            if self.journal is not None:
+                self.journal.close()
+        self._progress.close()
+
+    def on_members_changed(self) -> None:
+        """Have the map look who is there; called by the node, on any thread."""
+        self._pool.on_members_changed()  # whichever of us was told first
+        self._inbox.put(None)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every result is in ``chunks``, or was."""
+        return self.schedule.finished
+
+    def step(self, *, wait: bool = True) -> None:
+        """Send what can be sent and take in what has come; ``wait`` for something if need be."""
+        if len(self._pool) != len(self._members):
+            self._look_who_is_there()
+        self._act()
+        if wait and not self.schedule.finished:
+            self._check_for_workers()
+            try:
+                self._node.reader.wait(self._inbox, None, self.schedule.next_time())
+            except TimeoutError:
+                return
+        for reply in self._inbox.take():
+            if reply is None:
+                self._look_who_is_there()
+            elif reply in self._replies:
+                self._replies.discard(reply)
+                self._take(reply)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether ``step`` has something to take in."""
+        return self._inbox.settled
+
+    # Members
+
+    def _look_who_is_there(self) -> None:
+        present = dict.fromkeys(self._pool.workers())
+        if not self._alone and self._members and list(present) == [self._node.pid]:
+            present.clear()  # the pool's last resort, which must not run what may have killed the others
+        for pid in [pid for pid in self._members if pid not in present]:
+            self.schedule.left(pid)
+        joined = [pid for pid in present if pid not in self._members]
+        self._members = present
+        for pid in joined:
+            self._open(pid)
+
+    def _open(self, pid: ProcessId) -> None:
+        reply = Reply(self._inbox, pid)
+        self._start(reply, self._opener, self._task)
+
+    def _check_for_workers(self) -> None:
+        if self._replies or self._members:
+            return
+        if self._last_lost is None:
+            raise RuntimeError("this pool has no workers: add some with addprocs(n), or with put(pid)")
+        self._last_lost.add_note("it was the last worker of this map, which is not done")
+        raise self._last_lost
+
+    # Out
+
+    def _act(self) -> None:
+        while (order := self.schedule.next(time.monotonic())) is not None:
+            if isinstance(order, Recall):
+                self._give_back(order.pid)
+            else:
+                self._send(order.batch)
+
+    def _send(self, batch: Batch) -> None:
+        reply = Reply(self._inbox, batch.pid, batch.number)
+        site = self._sites[batch.pid]
+        if batch.pid == self._node.pid:
+            self._start(reply, site.result().work, batch.number, batch.start, batch.items)
+        else:
+            self._start(reply, work, _name_of(site), batch.number, batch.start, batch.items)
+
+    def _start(self, reply: Reply, function: Callable[..., Any], *args: Any) -> None:
+        """Start a call; what goes wrong is its answer."""
+        self._replies.add(reply)
+        try:
+            with shielded():
+                link, _ = self._node.start(reply.pid, reply, function, args, {}, WANT_VALUE)
+        except Exception as error:
+            reply.finish(None, error)
+            return
+        if link is not None:
+            self._node.reader.attend(link)
+
+    def _give_back(self, pid: ProcessId) -> None:
+        site = self._sites[pid]
+        if pid == self._node.pid:
+            site.result().give_back()
+            return
+        try:
+            self._node.tell(pid, give_back, _name_of(site))
+        except ProcessExited:
+            pass  # its batches will be lost
+
+    # In
+
+    def _take(self, reply: Reply) -> None:
+        try:
+            value = self._node.open_slot(reply)
+        except ProcessExited as error:
+            if error.pid != reply.pid:
+                raise
+            self._lose(error)
+        except Exception as error:
+            batch = self.schedule.refused(reply.number)
+            if not reply.number:
+                raise
+            if batch is not None:
+                self._fail(batch, error)
+        else:
+            if reply.number:
+                self._take_outcome(value)
+            elif reply.pid in self._members:
+                self._sites[reply.pid] = value
+                self.schedule.joined(reply.pid)
+
+    def _lose(self, error: ProcessExited) -> None:
+        self._last_lost = error
+        for batch in self.schedule.lost(error.pid, blame=error.reason != _REMOVED):
+            blamed = ProcessExited(error.pid, error.reason)
+            blamed.add_note(f"{batch.strikes} workers have ended while they ran this item, and nothing else")
+            self._fail(batch, blamed, may_retry=False)
+
+    def _take_outcome(self, outcome: Outcome) -> None:
+        number, done, body, encoded, seconds = outcome
+        batch = self.schedule.answered(number, done, seconds)
+        if batch is None:
+            return  # of a worker that was given up
+        values = body if type(body) is list else pickles.decode_plain(body)
+        first = 0
+        for place in sorted(encoded):
+            self._deliver(batch, first, place, values[first:place])
+            first = place + 1
+            self._fail(batch.part(place, first), decode_error(encoded[place], ((), (), ())))
+        self._deliver(batch, first, done, values[first:] if first else values)
+
+    def _deliver(self, batch: Batch, first: int, stop: int, values: list[Any]) -> None:
+        if stop <= first:
+            return
+        if self.journal is not None:
+            self.journal.write(batch.start + first, batch.items[first:stop], values)
+        self._add(batch.start + first, batch.start + stop, values)
+
+    def _add(self, start: int, stop: int, values: list[Any]) -> None:
+        self.chunks.append((start, stop, values))
+        self._progress.advance(stop - start, self.failures)
+
+    def _fail(self, batch: Batch, error: BaseException, *, may_retry: bool = True) -> None:
+        """An item has failed: try it again, have its place taken, or give up."""
+        options = self._options
+        self.failures += 1
+        if isinstance(error, Exception):
+            left = options.retry_delays[batch.tries :] if may_retry else ()
+            if left and (options.retry_check is None or options.retry_check(error)):
+                again = Batch(batch.start, batch.items, batch.strikes, batch.tries + 1)
+                self.schedule.retry(again, time.monotonic() + left[0])
+                return
+            if options.on_error is not None:
+                self._add(batch.start, batch.stop, [options.on_error(error)])
+                return
+        error.add_note(f"item {batch.start} of the map")
+        raise error
+
+
+def _name_of(site: Future[Site]) -> RefId:
+    hold = site._hold
+    assert hold is not None
+    return hold.creator, hold.number
