@@ -56,18 +56,22 @@ class Inbox(Slot):
         return [self._replies.popleft() for _ in range(len(self._replies))]
 
 
+_OPEN, _BATCH, _RECALL = range(3)
+
+
 class Reply(Slot):
-    """The answer to one call of a map: to open a site, or to run a batch."""
+    """The answer to one call of a map: to open a site, to run a batch, or to give back what has not begun."""
 
-    __slots__ = ("_call", "_cancelled", "_inbox", "number", "pid")
+    __slots__ = ("_call", "_cancelled", "_inbox", "kind", "number", "pid")
 
-    def __init__(self, inbox: Inbox, pid: ProcessId, number: int = 0) -> None:
+    def __init__(self, inbox: Inbox, kind: int, pid: ProcessId, number: int = 0) -> None:
         super().__init__()
+        self.kind = kind
         self._inbox = inbox
         self._call: Call | None = None
         self._cancelled = False
         self.pid = pid
-        self.number = number  # of the batch that the call carries, 0 if it opens a site
+        self.number = number  # of the batch that the call carries
 
     def settle(self, link: Link, frame: Any) -> None:
         super().settle(link, frame)
@@ -203,7 +207,7 @@ class Run:
             self._open(pid)
 
     def _open(self, pid: ProcessId) -> None:
-        reply = Reply(self._inbox, pid)
+        reply = Reply(self._inbox, _OPEN, pid)
         self._start(reply, self._opener, self._task)
 
     def _check_for_workers(self) -> None:
@@ -219,12 +223,12 @@ class Run:
     def _act(self) -> None:
         while (order := self.schedule.next(time.monotonic())) is not None:
             if isinstance(order, Recall):
-                self._give_back(order.pid)
+                self._recall(order.pid)
             else:
                 self._send(order.batch)
 
     def _send(self, batch: Batch) -> None:
-        reply = Reply(self._inbox, batch.pid, batch.number)
+        reply = Reply(self._inbox, _BATCH, batch.pid, batch.number)
         site = self._sites[batch.pid]
         if batch.pid == self._node.pid:
             self._start(reply, site.result().work, batch.number, batch.start, batch.items)
@@ -243,15 +247,12 @@ class Run:
         if link is not None:
             self._node.reader.attend(link)
 
-    def _give_back(self, pid: ProcessId) -> None:
+    def _recall(self, pid: ProcessId) -> None:
         site = self._sites[pid]
         if pid == self._node.pid:
-            site.result().give_back()
-            return
-        try:
-            self._node.tell(pid, give_back, _name_of(site))
-        except ProcessExited:
-            pass  # its batches will be lost
+            self.schedule.gave_back(*site.result().give_back())
+        else:
+            self._start(Reply(self._inbox, _RECALL, pid), give_back, _name_of(site))
 
     # In
 
@@ -263,14 +264,16 @@ class Run:
                 raise
             self._lose(error)
         except Exception as error:
-            batch = self.schedule.refused(reply.number)
-            if not reply.number:
+            if reply.kind != _BATCH:
                 raise
+            batch = self.schedule.refused(reply.number)
             if batch is not None:
                 self._fail(batch, error)
         else:
-            if reply.number:
+            if reply.kind == _BATCH:
                 self._take_outcome(value)
+            elif reply.kind == _RECALL:
+                self.schedule.gave_back(*value)
             elif reply.pid in self._members:
                 self._sites[reply.pid] = value
                 self.schedule.joined(reply.pid)

@@ -1,7 +1,7 @@
 """Which items go where, and when. A plain object: no socket, no thread, no clock of its own.
 
-Events are told by calling ``joined``, ``left``, ``lost``, ``answered``, ``refused``, ``retry``; after each of them
-``next`` is asked for instructions until it has none. Times are seconds of whatever clock the caller has.
+Events are told by calling ``joined``, ``left``, ``lost``, ``answered``, ``gave_back``, ``refused``, ``retry``; after
+that ``next`` is asked for instructions until it has none. Times are seconds of whatever clock the caller has.
 
 Items go in batches. How many is a guess at what suits: enough that the work in a batch outweighs its message, few
 enough that a batch is short, and near the end ever fewer, so that workers finish together. A wrong guess is put
@@ -170,7 +170,7 @@ class Schedule:
         condemned = []
         for batch in [each for each in self._flying.values() if each.pid == pid]:
             self._land(batch)
-            if not blame:
+            if not blame or not len(batch.items):
                 self._put_back(batch)
                 continue
             batch.strikes += 1
@@ -195,6 +195,13 @@ class Schedule:
             self._items = self._items * _MEMORY + done
             self._largest = max(self._largest, done)
         return batch
+
+    def gave_back(self, number: int, kept: int) -> None:
+        """A worker has cut a batch short, which it will answer when the last of the items that it kept is done."""
+        batch = self._flying.get(number)
+        if batch is not None and kept < len(batch.items):
+            self._put_back(batch.part(kept, len(batch.items)))
+            batch.items = batch.items[:kept]
 
     def refused(self, number: int) -> Batch | None:
         """A batch could not begin: its items go one by one. Return it if it is one item already."""
@@ -231,7 +238,8 @@ class Schedule:
             self._hungry[batch.pid] = None
 
     def _put_back(self, batch: Batch) -> None:
-        (self._suspects if batch.strikes else self._again).appendleft(batch)
+        if len(batch.items):
+            (self._suspects if batch.strikes else self._again).appendleft(batch)
 
     # Instructions
 

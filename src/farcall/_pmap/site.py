@@ -73,6 +73,7 @@ class Site:
         self._queue: deque[tuple[int, int, list[Any]]] = deque()  # number, index of the first item, items
         self._waiting: deque[Slot] = deque()  # calls, one for each batch that none of them runs
         self._busy = False  # a thread runs batches
+        self._number = 0  # of the batch that runs
         self._items: list[Any] = []  # of the batch that runs; cutting it short gives items back
         self._iterator: Iterator[Any] = iter(())  # over them
         self._running: Call | None = None  # the user's code
@@ -162,8 +163,11 @@ class Site:
         for each in waiting:
             each.finish(None, error)
 
-    def give_back(self) -> None:
-        """Answer the batches that have not begun as they are, and let the one that runs end with its present item."""
+    def give_back(self) -> tuple[int, int]:
+        """Answer the batches that have not begun as they are, and cut short the one that runs.
+
+        Return its number, and how many items it keeps: it ends with the present one, which may take long.
+        """
         answers: list[tuple[Slot, Outcome]] = []
         with self._lock:
             while self._queue and self._waiting:
@@ -171,23 +175,27 @@ class Site:
                 answers.append((self._waiting.pop(), (number, 0, [], {}, 0.0)))
             items, iterator = self._items, self._iterator
             while items:
-                items.pop()
+                last = items.pop()
                 if has_begun(iterator, len(items)):
-                    break  # it is in good hands
+                    items.append(last)
+                    break
+            kept = self._number, len(items)
         for slot, outcome in answers:
             slot.finish(outcome, None)
+        return kept
 
     # One batch
 
     def _run(self, number: int, start: int, items: list[Any], call: Call | None) -> Outcome:
         started = _clock()
-        self._iterator = iter(items)
-        self._items = items
+        with self._lock:
+            self._number, self._items, self._iterator = number, items, iter(items)
         errors: dict[int, bytes] = {}
         results = self._results(start, call)
         consume = self._fold if self._task.fold is not None else self._collect
         done, values = consume(results, errors, call)
-        self._items = []
+        with self._lock:
+            self._number, self._items = 0, []
         body = self._encode(values, errors)
         ended = _clock()
         if self._node.trace is not None:
@@ -391,6 +399,7 @@ def work(ref: RefId, number: int, start: int, items: Sequence[Any]) -> Outcome:
     return site.work(number, start, items)
 
 
-def give_back(ref: RefId) -> None:
+def give_back(ref: RefId) -> tuple[int, int]:
     """Have a site of this process give back what it has not begun."""
-    value_of(ref).give_back()
+    site: Site = value_of(ref)
+    return site.give_back()
