@@ -7,7 +7,6 @@ its median over the rounds. ``--only`` chooses among the groups below, ``--quick
 import argparse
 import gc
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,7 +27,8 @@ from baselines import (
     running,
     time_of,
 )
-from peers import IN_FLIGHT, MESSAGE, PEERS, Caller, installed, many, measure
+from peers import CALLS, IN_FLIGHT, MESSAGE, PEERS, Caller, installed, many, measure
+from report import Row, at_most, bandwidth, duration, run
 
 import farcall as fc
 from farcall._cluster import master
@@ -44,34 +44,6 @@ class Options(NamedTuple):
 
     rounds: int
     calls: int  # of the memory test
-
-
-class Row(NamedTuple):
-    """One quantity. ``met`` is None where there is no goal."""
-
-    what: str
-    measured: str
-    goal: str = ""
-    met: bool | None = None
-
-    def __str__(self) -> str:
-        verdict = {None: "", True: "met", False: "MISSED"}[self.met]
-        return f"{self.what:<68} {self.measured:<32} {self.goal:<13} {verdict}".rstrip()
-
-
-def at_most(what: str, subject: float, baseline: float, goal: float | None = None) -> Row:
-    """Return the row of a time as a multiple of another."""
-    ratio = subject / baseline
-    measured = f"{ratio:5.2f} ({duration(subject)} over {duration(baseline)})"
-    return Row(what, measured, f"≤ {goal}", ratio <= goal) if goal is not None else Row(what, measured)
-
-
-def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds * 1e6:.3g} µs"
 
 
 # Latency
@@ -151,19 +123,13 @@ def measure_arrays(options: Options) -> Iterator[Row]:
             lambda: mean_time(array.sum, 3),
         )
     size = array.nbytes
-    yield _bandwidth("80 MB array as argument, delivered; bytes/s over memcpy", size, taken, copy, 0.5)
-    yield _bandwidth("  delivered and read (sum); over memcpy", size, read, copy)
-    yield _bandwidth("  delivered and read (sum); over memcpy and sum", size, read, copy + reading)
-    yield _bandwidth("80 MB array as result, delivered; bytes/s over memcpy", size, given, copy, 0.5)
-    yield _bandwidth("  delivered and read (sum); over memcpy", size, given_and_read, copy)
-    yield _bandwidth("  delivered and read (sum); over memcpy and sum", size, given_and_read, copy + reading)
+    yield bandwidth("80 MB array as argument, delivered; bytes/s over memcpy", size, taken, copy, 0.5)
+    yield bandwidth("  delivered and read (sum); over memcpy", size, read, copy)
+    yield bandwidth("  delivered and read (sum); over memcpy and sum", size, read, copy + reading)
+    yield bandwidth("80 MB array as result, delivered; bytes/s over memcpy", size, given, copy, 0.5)
+    yield bandwidth("  delivered and read (sum); over memcpy", size, given_and_read, copy)
+    yield bandwidth("  delivered and read (sum); over memcpy and sum", size, given_and_read, copy + reading)
     yield _copies_to_many(8)
-
-
-def _bandwidth(what: str, size: int, subject: float, baseline: float, goal: float | None = None) -> Row:
-    ratio = baseline / subject
-    measured = f"{ratio:5.2f} ({size / subject / 1e9:.2f} over {size / baseline / 1e9:.2f} GB/s)"
-    return Row(what, measured, f"≥ {goal}", ratio >= goal) if goal is not None else Row(what, measured)
 
 
 def _copies_to_many(count: int) -> Row:
@@ -289,7 +255,7 @@ def _make_calls(worker: int, count: int) -> None:
 
 def measure_peers(options: Options) -> Iterator[Row]:
     """Yield the same calls made by other libraries, each in a process of its own."""
-    for name in installed():
+    for name in installed(CALLS):
         title = PEERS[name].title
         try:
             times = measure(name, max(3, options.rounds // 3))
@@ -319,12 +285,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # fresh interpreters would compile farcall, and not asyncio
     options = Options(5, 100_000) if arguments.quick else Options(arguments.rounds, 1_000_000)
-    processors, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    print(f"Python {platform.python_version()}, {processors} processors, load average {load:.1f}")
-    print(Row("what", "measured", "goal"))
-    for group in arguments.only:
-        for row in GROUPS[group](options):
-            print(row, flush=True)
+    run(group for name in arguments.only for group in GROUPS[name](options))
 
 
 if __name__ == "__main__":

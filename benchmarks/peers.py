@@ -1,4 +1,6 @@
-"""The same no-op calls, made by other libraries: ``python benchmarks/peers.py NAME`` measures one of them.
+"""The same operations by other libraries: ``python benchmarks/peers.py NAME`` measures one of them.
+
+Two kinds: calls of a no-op, and items that are put into a queue in another process and taken out again.
 
 Each is measured in a process of its own, with one worker, in the quickest way that it offers, and prints as JSON
 the seconds of one call, of one call among many in flight, and of the raw echo measured in between.
@@ -14,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
@@ -130,6 +133,64 @@ def ray() -> Iterator[Caller]:
         ray.shutdown()
 
 
+# Queues
+
+
+@contextmanager
+def farcall_channel() -> Iterator[Caller]:
+    """Yield a put and a take by farcall's RemoteChannel."""
+    import farcall as fc
+
+    with fc.addprocs(1) as [worker]:
+        yield _through(fc.RemoteChannel[int](2 * IN_FLIGHT, pid=worker))
+
+
+@contextmanager
+def manager_queue() -> Iterator[Caller]:
+    """Yield a put and a get by the queue of a ``multiprocessing.Manager``, the one that other hosts can use."""
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        yield _through(manager.Queue(2 * IN_FLIGHT))
+
+
+@contextmanager
+def dask_queue() -> Iterator[Caller]:
+    """Yield a put and a get by Dask's ``Queue``, which lives in the scheduler's process: here one of its own."""
+    from distributed import Client, Queue
+
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as scheduler:
+        assert scheduler.stderr is not None
+        address = next(line.split()[-1] for line in scheduler.stderr if "Scheduler at:" in line)
+        threading.Thread(target=scheduler.stderr.read, daemon=True).start()
+        with Client(address) as client:
+            yield _through(Queue(client=client))
+        scheduler.terminate()
+
+
+@contextmanager
+def ray_queue() -> Iterator[Caller]:
+    """Yield a put and a get by Ray's ``Queue``, an actor."""
+    import ray
+    from ray.util.queue import Queue
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        yield _through(Queue(2 * IN_FLIGHT))
+    finally:
+        ray.shutdown()
+
+
+def _through(queue: Any) -> Caller:
+    """Return an item's way into a queue and out of it, alone or behind others."""
+    take = getattr(queue, "take", None) or queue.get
+
+    def start() -> Callable[[], Any]:
+        queue.put(1)
+        return take  # type: ignore[no-any-return]
+
+    return Caller(lambda: start()(), start)
+
+
 def _getter(get: Callable[[Any], Any], reference: Any) -> Callable[[], Any]:
     return lambda: get(reference)
 
@@ -151,12 +212,18 @@ PEERS = {
     "ipyparallel": Peer("ipyparallel", "ipyparallel", ipyparallel),
     "dask": Peer("dask (distributed)", "distributed", dask),
     "ray": Peer("ray (an actor)", "ray", ray),
+    "farcall_channel": Peer("farcall's RemoteChannel", "farcall", farcall_channel),
+    "manager_queue": Peer("multiprocessing.Manager().Queue", "multiprocessing", manager_queue),
+    "dask_queue": Peer("Dask's Queue", "distributed", dask_queue),
+    "ray_queue": Peer("Ray's Queue", "ray", ray_queue),
 }
+QUEUES = [name for name in PEERS if name.endswith(("_channel", "_queue"))]
+CALLS = [name for name in PEERS if name not in QUEUES]
 
 
-def installed() -> list[str]:
-    """Return the names of the peers that can be imported here."""
-    return [name for name, peer in PEERS.items() if find_spec(peer.module) is not None]
+def installed(names: list[str]) -> list[str]:
+    """Return those peers that can be imported here."""
+    return [name for name in names if find_spec(PEERS[name].module) is not None]
 
 
 def many(caller: Caller, count: int) -> float:

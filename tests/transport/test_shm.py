@@ -367,7 +367,7 @@ def test_no_memory_for_a_free_segment_is_no_segment(pool, monkeypatch):
     pool.release(first.number, "receiver")
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", no_memory)
-        assert share(pool, fill(2)) is None
+        assert share(pool, fill(2) + b"more than has pages") is None
     pool.release(first.number, "receiver")
     second = share(pool, fill(3))
     assert second is not first

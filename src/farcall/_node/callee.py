@@ -154,9 +154,7 @@ class Callee:
             self._node.references.settle((link.pid, call.number), None, error)
         self.post_answer(link, messages.ERROR, call.number, encode_error(error, str(self._node.describe())), False)
 
-    def post_answer(
-        self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool = False
-    ) -> None:
+    def post_answer(self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool = False) -> None:
         """Send an answer."""
         if self._node.leaving:
             return

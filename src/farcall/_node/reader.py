@@ -219,7 +219,7 @@ class Reader:
             self.tick()
         if link.out:
             link.flush()
-        until = _clock() + self._spin if self._spin and link.waiting.pays() else 0.0
+        until = self._poll_until(link)
         while True:
             try:
                 frame = link.next_frame()
@@ -229,6 +229,8 @@ class Reader:
                     break  # whatever came with it has been handled too
                 elif not link.fill():
                     raise EOFError
+                else:
+                    until = self._poll_until(link, hit=until > 0)
             except BlockingIOError:
                 if until:
                     if _clock() < until:
@@ -250,8 +252,12 @@ class Reader:
             except EOFError:
                 self._lose(link)
                 return
-        if until:
-            link.waiting.hit()
+
+    def _poll_until(self, link: Link, hit: bool = False) -> float:
+        """Return until when to poll a link before sleeping on it, 0 for not at all."""
+        if hit:
+            link.waiting.hit()  # something came while we did
+        return _clock() + self._spin if self._spin and link.waiting.pays() else 0.0
 
     def _sleep_on(self, link: Link, deadline: float | None) -> None:
         """Sleep until the link that we read has something; the leader takes care of the others."""
@@ -279,6 +285,8 @@ class Reader:
             if not self._drain(link):
                 return
             link = None
+        if link is not None:
+            link.reading.release()  # closed before the role arrived
 
     def lead_on_main(self) -> None:
         """Be the leader on the main thread whenever it is not busy with a call, until the reader is closed."""

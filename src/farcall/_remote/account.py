@@ -75,9 +75,7 @@ class Account:
             slot, _ = self.exchange(operation, *args, timeout=timeout)
             return self._node.open_slot(slot)
 
-    def exchange(
-        self, operation: Callable[..., None], *args: Any, timeout: float | None = None
-    ) -> tuple[Slot, CallId]:
+    def exchange(self, operation: Callable[..., None], *args: Any, timeout: float | None = None) -> tuple[Slot, CallId]:
         """Have an operation run on the owner and wait for its outcome; given up, it is withdrawn. Shielded."""
         slot = Slot()
         link, number = self.send(slot, operation, *args)
