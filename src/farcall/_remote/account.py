@@ -77,7 +77,7 @@ class Account:
 
     def exchange(self, operation: Callable[..., None], *args: Any, timeout: float | None = None) -> tuple[Slot, CallId]:
         """Have an operation run on the owner and wait for its outcome; given up, it is withdrawn. Shielded."""
-        slot = Slot()
+        slot = _Outcome()
         link, number = self.send(slot, operation, *args)
         try:
             self._wait(slot, link, timeout)
@@ -89,10 +89,11 @@ class Account:
                 raise
         return slot, number
 
-    def _wait(self, slot: Slot, link: Link | None, timeout: float | None) -> None:
+    def _wait(self, slot: "_Outcome", link: Link | None, timeout: float | None) -> None:
         """Wait for an outcome; shielded before and after, not in between."""
         if link is None and self.keeper is not None:
-            link = self._node.links.get(self.keeper.partner)  # what we wait for comes from there: read it ourselves
+            # What we wait for comes from there, probably: read it ourselves.
+            slot.reads = link = self._node.links.get(self.keeper.partner)
         self._node.reader.wait(slot, link, None if timeout is None else time.monotonic() + timeout)
         call = running_call()
         if call is not None:
@@ -116,7 +117,7 @@ class Account:
                 self._put(content, self._next_wish(), timeout)
 
     def _put(self, content: Any, wish: int, timeout: float | None) -> None:
-        slot = Slot()
+        slot = _Outcome()
         link, number = self.send(slot, owner.put, content, wish)
         try:
             self._wait(slot, link, timeout)
@@ -128,7 +129,7 @@ class Account:
             self._credits += [None] * self._node.open_slot(slot)
             self._put_at = _clock()
 
-    def _withdraw_put(self, slot: Slot, link: Link | None, number: CallId, wish: int) -> bool:
+    def _withdraw_put(self, slot: "_Outcome", link: Link | None, number: CallId, wish: int) -> bool:
         """Take a put back unless it has happened; return whether it has."""
         self.tell(owner.withdraw, number)
         try:
@@ -268,9 +269,29 @@ class Account:
                 raise
 
     def end_lease(self, loan: CallId, done: bool) -> None:
-        """Say that a lease is done, or that its item must go to another consumer. Also in a finalizer."""
+        """Say that a lease is done, or that its item must go to another consumer."""
+        self.tell(owner.confirm if done else owner.withdraw, loan)
+
+    def end_lease_later(self, loan: CallId) -> None:
+        """Say that the item of a lease must go to another consumer; in a finalizer, which may run anywhere."""
         node, pid, ref = self._node, self._owner, self._ref
-        node.references.later(lambda: tell(node, pid, ref, owner.confirm if done else owner.withdraw, loan))
+        node.references.later(lambda: tell(node, pid, ref, owner.withdraw, loan))
+
+
+class _Outcome(Slot):
+    """An outcome that a thread waits for, in the owner itself while it reads what others send."""
+
+    __slots__ = ("reads", "thread")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: Link | None = None
+        self.thread = threading.get_ident()
+
+    def finish(self, value: Any, error: BaseException | None) -> None:
+        super().finish(value, error)
+        if self.reads is not None and threading.get_ident() != self.thread:
+            self.reads.kick()  # it may sleep on that link, which will not bring this
 
 
 class _Arrival(Slot):

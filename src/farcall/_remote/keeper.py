@@ -55,7 +55,8 @@ class Keeper:
         """Give an entry out to this process if nobody has to be told of it; the quick way."""
         with self.lock:
             queue = self.queue
-            return queue.entries.popleft() if queue.entries and queue.is_idle() else None
+            ready = queue.entries and queue.is_idle() and not queue.several
+            return queue.entries.popleft() if ready else None
 
     def _do(self, what: Todo) -> None:
         if isinstance(what, Accept):

@@ -59,11 +59,15 @@ class Leases(Generic[T]):
             self._account.end_lease(loan, done)
 
     def __del__(self) -> None:
-        if self._loan:
-            with contextlib.suppress(ValueError):  # no caller: the interpreter is ending
-                frame = sys._getframe(1)
-                return self._end(done=id(frame) == self._consumer and _is_leaving(frame))
-            self._end(done=False)
+        if not self._loan:
+            return
+        frame: FrameType | None = None
+        with contextlib.suppress(ValueError):  # no caller: the interpreter is ending
+            frame = sys._getframe(1)
+        if frame is not None and id(frame) == self._consumer:
+            self._end(done=_is_leaving(frame))  # the loop drops it, so nothing of ours is under way in this thread
+        else:
+            self._account.end_lease_later(self._loan)
 
 
 def _is_leaving(frame: FrameType) -> bool:

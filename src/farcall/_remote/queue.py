@@ -5,9 +5,10 @@ thread and no clock, and never looks at an item.
 
 An item is *lent* when it leaves for a consumer, and gone when that one confirms that it is in the user's hands (of
 a lease: that the user is through with it). If the consumer dies, gives up or is interrupted before, the item returns
-to its old place. A consumer that is quick gets several at once; the ones that it has not handed out can be recalled
-for another. A producer that is quick gets *credits*, places of the queue kept free for it: what it puts there needs
-no answer. They are revoked when somebody else waits for room, and when the queue closes.
+to its old place. A consumer that is quick and alone gets several at once; those that it has not handed out are
+recalled before anybody else gets one, so the order is the same for all. A producer that is quick gets *credits*,
+places of the queue kept free for it: what it puts there needs no answer. They are recalled when somebody else waits
+for room, and when the queue closes.
 """
 
 import math
@@ -18,6 +19,9 @@ from typing import Any, NamedTuple, Protocol
 from .._types import CallId, ProcessId
 
 Key = tuple[ProcessId, CallId]  # of an operation: who asked, and under which number
+
+
+_ALONE = 16  # takes of one process in a row, then it may get several at once
 
 
 class Asker(Protocol):
@@ -121,11 +125,13 @@ class Queue:
         self._closers: list[Any] = []
         self._loans: dict[Key, _Loan] = {}
         self._ahead = 0  # lent and not confirmed, without leases
+        self.several = 0  # of these, lent several at once
         self._leased = 0
         self._credits: dict[ProcessId, int] = {}  # no zeros
         self._reserved = 0  # their sum
-        self._asked_back: set[ProcessId] = set()  # a Recall or Revoke is under way
-        self._consumers: set[ProcessId] = set()
+        self._asked_back: set[ProcessId] = set()  # a Recall is under way
+        self._last_consumer: ProcessId = 0
+        self._row = 0  # of its takes
 
     def __repr__(self) -> str:
         return f"<Queue: {len(self)}/{self.capacity}, {'open' if self.isopen else 'closed'}>"
@@ -135,7 +141,7 @@ class Queue:
 
     def isready(self) -> bool:
         """Return whether a take would not have to wait."""
-        return bool(self.entries) or (self.capacity == 0 and bool(self._putters))
+        return bool(self.entries or self.several or (self.capacity == 0 and self._putters))
 
     def is_idle(self) -> bool:
         """Return whether nobody waits and nothing must be watched, so that an item can just come and go."""
@@ -180,7 +186,8 @@ class Queue:
 
     def take(self, asker: Asker, most: int = 1, lease: bool = False) -> list[Todo]:
         """Lend an entry as soon as there is one; several if they are there, wished for and needed by nobody else."""
-        self._consumers.add(asker.pid)
+        self._row = self._row + 1 if asker.pid == self._last_consumer else 0
+        self._last_consumer = asker.pid
         self._takers.append(_Taker(asker, most, lease))
         return self._advance()
 
@@ -232,7 +239,6 @@ class Queue:
         self._takers = deque(each for each in self._takers if each.asker.pid != pid)
         self._peekers = [each for each in self._peekers if each.asker.pid != pid]
         self._closers = [each for each in self._closers if each.pid != pid]
-        self._consumers.discard(pid)
         self._asked_back.discard(pid)
         self._take_credits(pid, self._credits.get(pid, 0))
         for key in [key for key in self._loans if key[0] == pid]:
@@ -245,27 +251,29 @@ class Queue:
         """Do what can be done now."""
         todo: list[Todo] = []
         while True:
-            if self._takers and self.entries:
+            if self._takers and self.entries and not self.several:
                 self._lend(todo)
             elif self._putters and self.isopen and self.has_room():
                 self._admit(todo)
             else:
                 break
-        if self._peekers and self.isready():
+        if self._peekers and self.isready() and not self.several:
             item = self.entries[0].item if self.entries else self._putters[0].item
             todo += [Show(asker, None if blindly else item) for asker, blindly in self._peekers]
             self._peekers.clear()
         if not self.isopen:
             self._wind_up(todo)
-        if (self._takers and self._ahead) or (self._reserved and (self._putters or not self.isopen)):
+        if (self.several and (self._takers or self._peekers)) or (
+            self._reserved and (self._putters or not self.isopen)
+        ):
             self._recall(todo)
         return todo
 
     def _lend(self, todo: list[Todo]) -> None:
         taker = self._takers.popleft()
         count = 1
-        if taker.most > 1 and not (taker.lease or self._takers):
-            count = max(1, min(taker.most, len(self.entries) // len(self._consumers)))
+        if taker.most > 1 and self._row > _ALONE and not (taker.lease or self._takers):
+            count = min(taker.most, len(self.entries))
         entries = [self.entries.popleft() for _ in range(count)]
         for entry in entries:
             entry.deliveries += 1
@@ -308,16 +316,19 @@ class Queue:
     def _recall(self, todo: list[Todo]) -> None:
         """Have come back what others wait for: entries that are not handed out yet, places that are kept."""
         holders = set(self._credits)
-        if self._takers:
+        if self.several:
             holders.update(pid for (pid, _), loan in self._loans.items() if loan.several)
+            self._row = 0
         todo += [Recall(pid) for pid in holders - self._asked_back]
         self._asked_back |= holders
 
     def _count_out(self, loan: _Loan, change: int) -> None:
         if loan.lease:
             self._leased += change
-        else:
-            self._ahead += change
+            return
+        self._ahead += change
+        if loan.several:
+            self.several += change
 
     def _take_back(self, key: Key, count: int | None) -> None:
         loan = self._loans.get(key)

@@ -126,16 +126,14 @@ class Parcel:
 
 
 def _arrived(body: bytes, kinds: bytes, references: int, first: tuple[int, int]) -> Parcel:
-    assert _context.buffers is not None
-    assert _context.holds is not None
-    memory = _context.buffers[first[0] : first[0] + len(kinds)]
+    memory = (_context.buffers or ())[first[0] : first[0] + len(kinds)]
     parcel = Parcel.__new__(Parcel)
     parcel._payload = None
     parcel._content = (
         body,
         [each for each, by_index in zip(memory, kinds, strict=True) if not by_index],
         [each for each, by_index in zip(memory, kinds, strict=True) if by_index],
-        list(_context.holds[first[1] : first[1] + references]),
+        list((_context.holds or ())[first[1] : first[1] + references]),
     )
     return parcel
 
