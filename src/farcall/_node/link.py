@@ -230,6 +230,10 @@ class Link:
         except OSError:
             pass  # closed, and nobody sleeps here; or full, and the sleeper has kicks enough
 
+    def is_awaited(self) -> bool:
+        """Return whether a thread that sleeps would rather read this link."""
+        return any(not each.woken for each in tuple(self.waiters))
+
     def pass_reading_on(self) -> None:
         """Let the next waiting thread read, if there is one; after ``reading`` was released."""
         while self.waiters and not self.reading.locked():

@@ -353,7 +353,7 @@ class Reader:
                 if frame is not None:
                     if not self._handle(link, frame, True):
                         return False
-                    if link.waiters:
+                    if link.waiters and link.is_awaited():
                         break
                 elif link.fill():
                     if until and polls:
@@ -375,7 +375,7 @@ class Reader:
                 link.reading.release()
                 self._lose(link)
                 return True
-        if link.waiters:
+        if link.waiters and link.is_awaited():
             self._heat(link)  # who waits reads, now and the next time
         link.reading.release()
         if link.waiters:

@@ -72,9 +72,10 @@ class Slot:
 class Parker:
     """One thread asleep. ``unpark`` before ``park`` is remembered; twice is once. Any thread may unpark."""
 
-    __slots__ = ("_lock",)
+    __slots__ = ("_lock", "woken")
 
     def __init__(self) -> None:
+        self.woken = False  # or about to wake
         self._lock = threading.Lock()
         self._lock.acquire()
 
@@ -82,6 +83,7 @@ class Parker:
         self._lock.acquire(timeout=timeout)
 
     def unpark(self) -> None:
+        self.woken = True
         try:
             self._lock.release()
         except RuntimeError:
