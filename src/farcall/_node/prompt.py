@@ -5,9 +5,11 @@ lock, runs no user's code and does not wait. Its function gets who asks as first
 ``finish``, now or at any later time, from any thread.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .._errors import ProcessExited
 from .._types import CallId, ProcessId
 from .._wire import messages, pickles
 from .._wire.frames import Frame, encode_small
@@ -111,6 +113,22 @@ def notify(node: "Node", pid: ProcessId, operation: Callable[..., None], *args: 
     payload = pickles.encode_arguments(args)
     node.references.announce(payload, pid)
     link.post_payload(messages.CALL, WANT_NOTHING | messages.PROMPT, known, 0, payload)
+
+
+def notify_promptly(node: "Node", pid: ProcessId, operation: Callable[..., None], *args: Any) -> None:
+    """Do as ``notify`` does, but without waiting for room: for threads that read. Arguments without attachments."""
+    link = node.links.get(pid)
+    known = node.codebook.number_of(operation)
+    if pid == node.pid or link is None or known not in link.known or node.trace is not None:
+        node.pool.run(_notify_quietly, node, pid, operation, args)
+        return
+    body = pickles.encode_arguments(args).body
+    post_promptly(node, link, encode_small(messages.CALL, WANT_NOTHING | messages.PROMPT, known, 0, body))
+
+
+def _notify_quietly(node: "Node", pid: ProcessId, operation: Callable[..., None], args: tuple[Any, ...]) -> None:
+    with contextlib.suppress(ProcessExited, OSError, LookupError):  # what is gone needs no news
+        notify(node, pid, operation, *args)
 
 
 _NOBODY = Slot()

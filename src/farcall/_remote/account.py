@@ -18,7 +18,7 @@ from .._node.current import running_call, shielded
 from .._node.executor import copy_buffer
 from .._node.link import Link
 from .._node.node import Node
-from .._node.prompt import notify, operate
+from .._node.prompt import notify, notify_promptly, operate
 from .._node.slots import Slot
 from .._types import CallId, ProcessId, RefId
 from .._wire.frames import Frame
@@ -176,7 +176,7 @@ class Account:
             self._node.reader.attend(link)
         try:
             await arrival.future
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or its loop ends
             if link is not None:
                 self._node.cancel(link, number)
             self.tell(owner.withdraw, number)
@@ -240,7 +240,7 @@ class Account:
             while True:
                 self._credits.pop()
                 credits += 1
-        self.tell(owner.give_back, counts, credits)
+        notify_promptly(self._node, self._owner, owner.give_back, *self._ref, counts, credits)
 
     # Looking
 

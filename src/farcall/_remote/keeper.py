@@ -11,7 +11,7 @@ from typing import Any
 from .._errors import ChannelClosed, ProcessExited, SerializationError
 from .._node.current import current_node
 from .._node.node import Node
-from .._node.prompt import Asker, notify
+from .._node.prompt import Asker, notify_promptly
 from .._node.references import Hold
 from .._types import CallId, ProcessId, RefId
 from .._wire.pickles import Parcel, is_plain
@@ -66,10 +66,7 @@ class Keeper:
         elif isinstance(what, Refuse):
             what.asker.finish(None, self.refusal() if what.closed else Withdrawn())
         else:
-            try:
-                notify(self._node, what.pid, recall, *self._ref)
-            except (ProcessExited, OSError):
-                pass  # the news of its end is coming, and does as well
+            notify_promptly(self._node, what.pid, recall, *self._ref)
 
     def _hand_out(self, what: Lend | Show) -> None:
         """Deliver items: in this process the very objects, elsewhere plain values and parcels."""
