@@ -103,11 +103,14 @@ class WorkerPool(Place):
     def put(self, pid: ProcessId) -> None:
         """Give a worker back, or add one. One that is gone is dropped; an id that never was is a ValueError."""
         with self._lock:
+            is_new = pid not in self._members
             if self._node.peers.reason(pid) is None and pid not in self._free:
                 self._node.peers.get(pid)
                 self._members[pid] = None
                 self._free.append(pid)
         self._serve()
+        if is_new:
+            self._node.changed()  # a map over this pool may want to know
 
     def place(self, future: Future[Any], begin: Callable[[ProcessId], None]) -> None:
         def serve(pid: ProcessId) -> None:

@@ -61,8 +61,15 @@ class Checkpoint:
     def resume(self, source: Source) -> tuple[int, list[Chunk], list[Batch]]:
         """Draw the items whose results are known; return how many were drawn, the results, and the gaps between.
 
-        ValueError if they are not the items that they were.
+        ValueError if they are not the items that they were; then the file is closed.
         """
+        try:
+            return self._resume(source)
+        except BaseException:
+            self.close()
+            raise
+
+    def _resume(self, source: Source) -> tuple[int, list[Chunk], list[Batch]]:
         drawn, chunks, gaps = 0, list[Chunk](), list[Batch]()
         for start, digests, values in sorted(self._records, key=lambda record: record[0]):
             if start > drawn:

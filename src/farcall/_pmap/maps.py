@@ -1,6 +1,6 @@
 """pmap, imap, pmapreduce, pforeach."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
 from .inputs import Source
@@ -48,7 +48,7 @@ def pmap(f: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[Ma
     >>> pmap(int, ["1", "two", "3"], on_error=lambda error: None)
     [1, None, 3]
     """
-    source = Source(iterables)
+    source = _source(f, iterables)
     chunks: dict[int, list[R]] = {}
     with _begin(f, source, read_options(options), Policy()) as run:
         while not run.finished:
@@ -80,7 +80,7 @@ def imap(
     ...         break
     64
     """
-    return _stream(f, Source(iterables), read_options(options), ordered)
+    return _stream(f, _source(f, iterables), read_options(options), ordered)
 
 
 def _stream(f: Callable[..., R], source: Source, options: Options, ordered: bool) -> Iterator[R]:
@@ -128,7 +128,7 @@ def pmapreduce(
     '01234567891011'
     """
     folded = Folded(op)
-    with _begin(f, Source([iterable]), Options(), Policy(), fold_with(op)) as run:
+    with _begin(f, _source(f, [iterable]), Options(), Policy(), fold_with(op)) as run:
         while not run.finished:
             run.step()
             while run.chunks:
@@ -150,10 +150,16 @@ def pforeach(f: Callable[[I], object], iterable: Iterable[I], /) -> None:
     >>> from farcall import pforeach
     >>> pforeach(print, [])
     """
-    with _begin(f, Source([iterable]), Options(), Policy(), forget) as run:
+    with _begin(f, _source(f, [iterable]), Options(), Policy(), forget) as run:
         while not run.finished:
             run.step()
             run.chunks.clear()
+
+
+def _source(f: object, iterables: Sequence[Iterable[Any]]) -> Source:
+    if not callable(f):
+        raise TypeError(f"{f!r} cannot be called: the function comes first, as in pmap(f, iterable)")
+    return Source(iterables)
 
 
 def _begin(
@@ -163,8 +169,6 @@ def _begin(
     policy: Policy,
     fold: Callable[[Iterable[Any]], Any] | None = None,
 ) -> Run:
-    if not callable(f):
-        raise TypeError(f"{f!r} cannot be called: the function comes first, as in pmap(f, iterable)")
     task = Task(
         spread=source.spread,
         keep_going=options.on_error is not None or bool(options.retry_delays),

@@ -4,6 +4,7 @@ import sys
 from typing import Any
 
 _DELAY = 1.0  # seconds; a map that is done by then shows nothing unless it was asked to
+_MANY = 100_000  # items; from there on a bar says 250k
 
 
 class Progress:
@@ -59,4 +60,5 @@ def _open_bar(total: int | None, name: str, required: bool) -> Any:
             raise ImportError("progress=True draws with tqdm: pip install 'farcall[progress]'") from None
         return None
     delay = 0.0 if required else _DELAY
-    return tqdm(total=total, desc=name, unit="item", unit_scale=True, delay=delay, dynamic_ncols=True)
+    scale = total is None or total >= _MANY
+    return tqdm(total=total, desc=name, unit="item", unit_scale=scale, delay=delay, dynamic_ncols=True)

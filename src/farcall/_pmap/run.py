@@ -117,16 +117,19 @@ class Run:
         self._sites: dict[ProcessId, Future[Site]] = {}
         self.chunks: deque[Chunk] = deque()
         self.failures = 0
-        self.journal = options.open_journal(function, source)
-        drawn, gaps = 0, list[Batch]()
-        if self.journal is not None:
-            drawn, done, gaps = self.journal.resume(source)
-            self.chunks.extend(done)
+        self._progress = Progress(options.progress, source.size, getattr(function, "__name__", "pmap"))
+        self.journal = None
+        try:
+            self.journal = options.open_journal(function, source)
+            drawn, done, gaps = self.journal.resume(source) if self.journal is not None else (0, [], [])
+        except BaseException:
+            self._progress.close()
+            raise
         self.schedule = Schedule(source.draw, policy, source.size, drawn)
         for each in gaps:
             self.schedule.again(each)
-        self._progress = Progress(options.progress, source.size, getattr(function, "__name__", "pmap"))
-        self._progress.advance(sum(stop - start for start, stop, _ in self.chunks), 0)
+        for chunk in done:
+            self._add(*chunk)
 
     def __repr__(self) -> str:
         return f"<Run of {self._function!r}: {self.schedule!r}>"
@@ -139,26 +142,25 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is GeneratorExit:
-            self._node.pool.run(self.close)  # perhaps in a finalizer, at any point of any thread
-        else:
-            self.close()
-
-    def close(self) -> None:
-        """Cancel what is under way and let the sites go."""
-        with shielded():
-            self._replies, mine = set(), self._replies
-            if mine and not self._node.closed:
-                for link in list(self._node.reader.links):
-                    for number, target in list(link.pending.items()):
-                        if target in mine:
-                            self._node.cancel(link, number)
-                for each in mine:
-                    each.cancel()
-            self._sites.clear()
-            if self.journal is not None:
-                self.journal.close()
+        mine, self._replies = self._replies, set()
+        if mine and kind is GeneratorExit:
+            self._node.pool.run(self._cancel, mine)  # we may be in a finalizer, at any point of any thread
+        elif mine:
+            self._cancel(mine)
+        self._sites.clear()
+        if self.journal is not None:
+            self.journal.close()
         self._progress.close()
+
+    def _cancel(self, replies: set[Reply]) -> None:
+        """Cancel the calls of some replies, found where the node keeps them."""
+        with shielded():
+            for link in list(self._node.reader.links):
+                for number, target in list(link.pending.items()):
+                    if target in replies:
+                        self._node.cancel(link, number)
+            for each in replies:
+                each.cancel()
 
     def on_members_changed(self) -> None:
         """Have the map look who is there; called by the node, on any thread."""
@@ -197,7 +199,7 @@ class Run:
 
     def _look_who_is_there(self) -> None:
         present = dict.fromkeys(self._pool.workers())
-        if not self._alone and self._members and list(present) == [self._node.pid]:
+        if not self._alone and list(present) == [self._node.pid]:
             present.clear()  # the pool's last resort, which must not run what may have killed the others
         for pid in [pid for pid in self._members if pid not in present]:
             self.schedule.left(pid)

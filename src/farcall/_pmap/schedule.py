@@ -27,6 +27,7 @@ _IN_FLIGHT = 2  # batches per worker: one runs, and one is there when it ends
 _GROWTH = 8  # at most this many times the longest batch that came back
 _MEMORY = 0.7  # weight of what was known of an item's time against one more batch
 _WORTH = 1e-3  # seconds of work; less is not worth calling in
+_PATIENCE = 10e-3  # seconds after which a batch is called in whatever it was thought to be worth
 _SHARE = 3  # a batch is at most this part of one worker's share of what is left
 
 
@@ -53,15 +54,16 @@ class Policy:
 class Batch:
     """Some items in a row, and what is known of them."""
 
-    __slots__ = ("items", "number", "pid", "start", "strikes", "tries")
+    __slots__ = ("items", "number", "pid", "sent", "start", "strikes", "tries")
 
     def __init__(self, start: int, items: Sequence[Any], strikes: int = 0, tries: int = 0) -> None:
         self.start = start
         self.items = items
         self.strikes = strikes  # deaths of workers that had it
         self.tries = tries  # of its only item, that failed
-        self.number = 0  # while it is with a worker
+        self.number = 0  # while it is with a worker, since a time
         self.pid: ProcessId = 0
+        self.sent = 0.0
 
     def __repr__(self) -> str:
         return f"<Batch [{self.start}:{self.stop}], {self.strikes} strikes, {self.tries} tries>"
@@ -121,6 +123,7 @@ class Schedule:
         self._again: deque[Batch] = deque()  # given back, or lost
         self._suspects: deque[Batch] = deque()  # lost, and perhaps to blame
         self._later: list[tuple[float, int, Batch]] = []  # to be tried again at a time; a heap
+        self._look_again: float | None = None  # whether a batch is to be called in
         self._seconds = self._items = 0.0  # that went into the estimate of an item's time
         self._largest = 0  # items in a batch that came back
 
@@ -144,7 +147,8 @@ class Schedule:
 
     def next_time(self) -> float | None:
         """Return when to ask again although nothing has happened."""
-        return self._later[0][0] if self._later else None
+        times = [self._later[0][0]] if self._later else []
+        return min(times if self._look_again is None else [*times, self._look_again], default=None)
 
     # Events
 
@@ -245,17 +249,20 @@ class Schedule:
 
     def next(self, now: float) -> Send | Recall | None:
         """Return what to do next, None if there is nothing to do until something happens."""
+        self._look_again = None
         while self._later and self._later[0][0] <= now:
             self._put_back(heapq.heappop(self._later)[2])
         if self._idle:
             batch = self._take_suspect() or self._take()
             if batch is not None:
-                return self._send(next(iter(self._idle)), batch)
-            return self._recall()
-        if self._hungry and not self._suspects:  # who has two in hand is never idle, and only that gets suspects
+                return self._send(next(iter(self._idle)), batch, now)
+            return self._recall(now)
+        # Who has two batches is never idle, and only then gets a suspect; and while no item has been done, another
+        # worker that is about to join may have better use for a second.
+        if self._hungry and not self._suspects and self._items:
             batch = self._take()
             if batch is not None:
-                return self._send(next(iter(self._hungry)), batch)
+                return self._send(next(iter(self._hungry)), batch, now)
         return None
 
     def _take_suspect(self) -> Batch | None:
@@ -306,10 +313,10 @@ class Schedule:
             size = min(size, max(left / (_SHARE * len(self._workers)), policy.shortest / each))
         return max(1, min(int(size), self._largest * _GROWTH, policy.most))
 
-    def _send(self, pid: ProcessId, batch: Batch) -> Send:
+    def _send(self, pid: ProcessId, batch: Batch, now: float) -> Send:
         worker = self._workers[pid]
         self._number += 1
-        batch.number, batch.pid = self._number, pid
+        batch.number, batch.pid, batch.sent = self._number, pid, now
         worker.batches.append(batch)
         self._flying[batch.number] = batch
         self._idle.pop(pid, None)
@@ -320,9 +327,9 @@ class Schedule:
             self._recallable[batch.number] = batch
         return Send(batch)
 
-    def _recall(self) -> Recall | None:
+    def _recall(self, now: float) -> Recall | None:
         """Call in the oldest batch that may have something to give back, when there is nothing else to give."""
-        if not self._exhausted or not self._items:
+        if not self._exhausted:
             return None
         while self._recallable:
             batch = next(iter(self._recallable.values()))
@@ -330,7 +337,8 @@ class Schedule:
             if worker is None or worker.recalled:
                 del self._recallable[batch.number]
                 continue
-            if self._seconds / self._items * len(batch.items) < _WORTH:
+            if now < batch.sent + _PATIENCE and self._items * _WORTH > self._seconds * len(batch.items):
+                self._look_again = batch.sent + _PATIENCE
                 return None
             worker.recalled = True
             self._hungry.pop(batch.pid, None)

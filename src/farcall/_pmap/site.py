@@ -67,6 +67,8 @@ class Site:
         self._function = at_home(function)
         if iscoroutinefunction(function):
             self._function = functools.partial(_run_coroutine, function)
+        if task.fold is not None:
+            self._function = functools.partial(_call_strictly, self._function)
         self._task = task
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self._lock = threading.Lock()
@@ -368,6 +370,14 @@ def _run_coroutine(function: Callable[..., Any], *args: Any, **kwargs: Any) -> A
     node.callee.event_loop().start(call, function(*args, **kwargs), slot.finish)
     node.reader.wait(slot, None)
     return slot.outcome()
+
+
+def _call_strictly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function whose StopIteration would end a fold as if it were complete."""
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error
 
 
 def _call_with_generator(function: Callable[..., Any], seed: Any, spread: bool, item: Any, index: int) -> Any:
