@@ -1,10 +1,15 @@
 """Each example runs as its first lines say, on a small problem, and prints what is true."""
 
+import contextlib
+import importlib.util
 import math
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,7 +28,7 @@ def run(directory: Path, *words: str, path: Path | None = None) -> str:
 
 
 def run_any(directory: Path, *words: str, path: Path | None = None) -> "subprocess.CompletedProcess[str]":
-    command = ["env", f"PYTHONPATH={path or ''}", sys.executable, *words]
+    command = ["/usr/bin/env", f"PYTHONPATH={path or ''}", sys.executable, *words]
     return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=55)
 
 
@@ -123,3 +128,120 @@ def check_heads(flips: int, line: re.Match[str] | None) -> None:
     heads, of = (int(each.replace(",", "")) for each in line.groups()[:2])
     assert of == flips
     assert abs(heads - flips / 2) < 6 * math.sqrt(flips) / 2
+
+
+def test_listeners_hear_every_message_once(tmp_path):
+    """Each message is printed by one of the workers, in the order of sending on each, and each worker stops once."""
+    out = run(tmp_path, *FARCALL_RUN, str(EXAMPLES / "listener.py"))
+    places = ["Bloomington", "Boston", "Berkeley", "Boulder", "Baltimore", "Brisbane"]
+    heard = re.findall(r"^From worker (\d):\tI am process (\d) and heard 'hello from (\w+)'$", out, re.MULTILINE)
+    assert sorted(place for _, _, place in heard) == sorted(places)
+    assert all(line == pid for line, pid, _ in heard)
+    for pid in "23":
+        mine = [places.index(place) for _, by, place in heard if by == pid]
+        assert mine == sorted(mine)
+        assert out.count(f"From worker {pid}:\tI am process {pid} and stop\n") == 1
+    assert out.count("From worker") == len(places) + 2
+    assert "Heard by all: 6 messages\n" in out
+
+
+TABLE_SERVICE = EXAMPLES / "table_service.py"
+
+
+@pytest.fixture(scope="module")
+def table_service() -> ModuleType:
+    """The functions of the example, to be called one by one."""
+    spec = importlib.util.spec_from_file_location("table_service", TABLE_SERVICE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def azurite(require, monkeypatch):
+    """Azurite in the PATH: one that is there, or that which .ci/run installs into the repository."""
+    installed = EXAMPLES.parent / ".cache/azurite/node_modules/.bin"
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{installed}")
+    require(shutil.which("azurite-table"), "the program azurite-table of the npm package azurite")
+
+
+def check_service(out: str, workers: int, service: str, count: int) -> None:
+    """The throughput is the ratio of its numbers, and every message is stored once."""
+    assert f"{workers} workers store {count} results in {service}.\n" in out
+    messages, seconds, speed = re.search(r"^(\S+) messages in (\S+) s: (\S+) messages/s$", out, re.MULTILINE).groups()
+    assert int(messages) == count
+    exact, rounded = float(seconds), float(speed.replace(",", ""))
+    assert count / (exact + 0.0006) - 0.6 < rounded < count / (exact - 0.0006) + 0.6
+    assert out.endswith(f"Read back: {count} rows: every message is stored exactly once.\n")
+
+
+def check_kills(done: "subprocess.CompletedProcess[str]", kills: int) -> None:
+    """So many workers were killed, at most one message of each was delivered again, and nothing else went wrong."""
+    rest, gone = re.subn(r"farcall: worker \d+ is gone: killed by signal 9 \(SIGKILL\)", "", done.stderr)
+    assert gone == kills
+    assert rest.strip() == ""
+    assert done.returncode == 0
+    killed, again = re.search(r"^Workers killed: (\d+); messages delivered again: (\d+)$", done.stdout, re.M).groups()
+    assert int(killed) == kills
+    assert int(again) <= kills
+
+
+def test_table_service_stores_every_message_once(tmp_path):
+    """By default ten workers fill a table of SQLite, no message is delivered twice, and no file is left."""
+    out = run(tmp_path, str(TABLE_SERVICE), "--messages", "500")
+    check_service(out, 10, "sqlite", 500)
+    assert "Workers killed: 0; messages delivered again: 0\n" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [10, 2])
+def test_table_service_is_complete_when_workers_are_killed(tmp_path, workers):
+    """A third of the workers, at least one, die half-way by SIGKILL, and what they had is stored by the others."""
+    done = run_any(tmp_path, str(TABLE_SERVICE), str(workers), "--messages", "500", "--kill")
+    check_kills(done, max(1, workers // 3))
+    check_service(done.stdout, workers, "sqlite", 500)
+
+
+def test_table_service_with_azure_tables(tmp_path, azurite):
+    """The same against Azurite, which the example starts and stops."""
+    done = run_any(tmp_path, str(TABLE_SERVICE), "4", "--messages", "200", "--service", "azure", "--kill")
+    check_kills(done, 1)
+    check_service(done.stdout, 4, "azure", 200)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_service_with_a_connection_string(tmp_path, azurite, table_service):
+    """In a service that is there already the table stays, under the printed name; nothing is delivered twice."""
+    with table_service.azurite() as connection:
+        words = ["2", "--messages", "20", "--service", "azure", "--connection", connection]
+        out = run(tmp_path, str(TABLE_SERVICE), *words)
+        check_service(out, 2, "azure", 20)
+        name = re.search(r"^The table is (\w+)\.$", out, re.MULTILINE)[1]
+        with contextlib.closing(table_service.AzureTable(connection, name)) as table:
+            assert sorted(table.rows()) == [(seed, table_service.count_heads(seed), 1) for seed in range(20)]
+
+
+def test_table_service_finds_every_fault(table_service):
+    """A result that is missing, doubled, foreign or wrong is found; a complete table has no fault."""
+    right = [(seed, table_service.count_heads(seed), 1) for seed in range(5)]
+    foreign = (5, table_service.count_heads(5), 1)
+    assert table_service.find_fault(right[::-1], 5) == ""
+    assert table_service.find_fault(right[1:], 5) == "missing: 1, too many: 0"
+    assert table_service.find_fault([*right, right[0]], 5) == "missing: 0, too many: 1"
+    assert table_service.find_fault([*right, foreign], 5) == "missing: 0, too many: 1"
+    assert table_service.find_fault([*right[1:], (0, -1, 1)], 5) == "missing: 1, too many: 1"
+
+
+def test_table_service_without_the_package_for_azure(tmp_path):
+    """No azure-data-tables: one line with the command that installs it, and status 1."""
+    done = run_any(tmp_path, str(TABLE_SERVICE), "--service", "azure", path=without(tmp_path, "azure"))
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "pip install 'farcall[azure]'" in done.stderr
+
+
+def test_table_service_without_azurite(tmp_path, monkeypatch):
+    """No emulator in the PATH: one line with the command that installs it, and status 1."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = run_any(tmp_path, str(TABLE_SERVICE), "--service", "azure")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "npm install --global azurite" in done.stderr
