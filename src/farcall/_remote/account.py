@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from .._errors import FarcallError, ProcessExited, SerializationError
+from .._errors import FarcallError, ProcessExited
 from .._node.current import running_call, shielded
 from .._node.executor import copy_buffer
 from .._node.link import Link
@@ -43,7 +43,8 @@ class Account:
         self._ref = ref
         self.keeper: Keeper | None = owner.keeper_of(node, ref) if pid == node.pid else None
         self._lock = threading.RLock()  # reentrant: a finalizer may run inside
-        self.inbox: deque[tuple[CallId, Any]] = deque()  # what was lent and not handed out: its loan, the item
+        self.inbox: deque[tuple[CallId, int, Any]] = deque()  # lent and not handed out: loan, number in it, item
+        self._recalls = 0  # so far; who was promised more before the last one returns it on arrival
         self._credits: list[None] = []  # as many as there are: to pop is one step
         self._wish = 0
         self._most = 1
@@ -55,9 +56,9 @@ class Account:
 
     def _give_back_later(self) -> Callable[[], None]:
         node, pid, ref = self._node, self._owner, self._ref
-        counts = tuple(Counter(loan for loan, _ in self.inbox).items())
+        entries = tuple([(loan, place) for loan, place, _ in self.inbox])
         credits = len(self._credits)
-        return lambda: tell(node, pid, ref, owner.give_back, counts, credits)
+        return lambda: tell(node, pid, ref, owner.give_back, entries, credits)
 
     # Exchanges with the owner
 
@@ -90,14 +91,16 @@ class Account:
         return slot, number
 
     def _wait(self, slot: "_Outcome", link: Link | None, timeout: float | None) -> None:
-        """Wait for an outcome; shielded before and after, not in between."""
+        """Wait for an outcome; shielded before and after, whatever happens, not in between."""
         if link is None and self.keeper is not None:
             # What we wait for comes from there, probably: read it ourselves.
             slot.reads = link = self._node.links.get(self.keeper.partner)
-        self._node.reader.wait(slot, link, None if timeout is None else time.monotonic() + timeout)
-        call = running_call()
-        if call is not None:
-            call.shield()
+        try:
+            self._node.reader.wait(slot, link, None if timeout is None else time.monotonic() + timeout)
+        finally:
+            call = running_call()
+            if call is not None:
+                call.shield()
 
     # Putting
 
@@ -117,32 +120,43 @@ class Account:
                 self._put(content, self._next_wish(), timeout)
 
     def _put(self, content: Any, wish: int, timeout: float | None) -> None:
-        slot = _Outcome()
+        slot, recalls = _Outcome(), self._recalls
         link, number = self.send(slot, owner.put, content, wish)
         try:
             self._wait(slot, link, timeout)
         except BaseException as error:
-            happened = self._withdraw_put(slot, link, number, wish)
-            if not (happened and isinstance(error, TimeoutError)):
+            if not self._is_known(slot, link, number, wish):
+                raise
+            try:
+                self._open_put(slot, recalls)
+            except (Withdrawn, FarcallError):
+                raise error from None
+            if not isinstance(error, TimeoutError):
                 raise
         else:
-            self._credits += [None] * self._node.open_slot(slot)
+            self._open_put(slot, recalls)
             self._put_at = _clock()
 
-    def _withdraw_put(self, slot: "_Outcome", link: Link | None, number: CallId, wish: int) -> bool:
-        """Take a put back unless it has happened; return whether it has."""
+    def _is_known(self, slot: "_Outcome", link: Link | None, number: CallId, wish: int) -> bool:
+        """Withdraw a put; return whether the owner says in time what has become of it."""
         self.tell(owner.withdraw, number)
         try:
             self._wait(slot, link, _CERTAINTY)
-        except TimeoutError:  # the owner answers nobody; when it goes on, it will withdraw
-            self._node.cancel(link, number)
-            self.tell(owner.give_back, (), wish)
-            return False
-        try:
-            self._credits += [None] * self._node.open_slot(slot)
-        except (Withdrawn, FarcallError):
-            return False
+        except BaseException as error:
+            if self._node.cancel(link, number):  # the owner answers nobody; when it goes on, it will withdraw
+                self.tell(owner.give_back, (), wish)
+                if isinstance(error, TimeoutError):
+                    return False
+                raise
+            self._wait(slot, link, None)  # it is just coming
         return True
+
+    def _open_put(self, slot: Slot, recalls: int) -> None:
+        """Raise why a put was refused, or keep the credits that came with its acceptance."""
+        credits = self._node.open_slot(slot)
+        self._credits += [None] * credits
+        if credits and self._recalls != recalls:
+            self.return_all()
 
     def _next_wish(self) -> int:
         """Return how many credits to ask for: more each time as long as puts follow each other quickly."""
@@ -162,54 +176,67 @@ class Account:
             elif self.inbox:
                 with contextlib.suppress(IndexError):
                     return self._open_next()
+            recalls = self._recalls
             slot, number = self.exchange(owner.take, self._next_appetite(), timeout=timeout)
-            return self._receive(slot, number)
+            return self._receive(slot, number, recalls)
 
     async def take_async(self) -> Any:
         """Remove the first item and return it, without blocking the event loop."""
         if self.keeper is None and self.inbox:
-            with contextlib.suppress(IndexError):
+            with contextlib.suppress(IndexError), shielded():
                 return self._open_next()
-        arrival = _Arrival()
-        link, number = self.send(arrival, owner.take, 1)
-        if link is not None:
-            self._node.reader.attend(link)
+        arrival, recalls = _Arrival(), self._recalls
+        link: Link | None = None
+        number = 0
         try:
+            with shielded():
+                link, number = self.send(arrival, owner.take, 1)
+                if link is not None:
+                    self._node.reader.attend(link)
             await arrival.future
         except BaseException:  # cancelled, or its loop ends
-            if link is not None:
-                self._node.cancel(link, number)
-            self.tell(owner.withdraw, number)
+            with shielded():
+                if link is not None:
+                    self._node.cancel(link, number)
+                self.tell(owner.withdraw, number)
             raise
-        return self._receive(arrival, number)
+        with shielded():
+            return self._receive(arrival, number, recalls)
 
-    def _receive(self, slot: Slot, number: CallId) -> Any:
-        """Hand out the first item of a loan, and keep the others ready."""
+    def _receive(self, slot: Slot, number: CallId, recalls: int) -> Any:
+        """Hand out the first item of a loan, and keep the others ready. Shielded."""
         items = self._node.open_slot(slot)
         first = items[0].item if self.keeper is not None else items[0]
-        try:
-            value = first.open() if type(first) is Parcel else first
-        except SerializationError:
-            self.tell(owner.withdraw, number)
-            raise
         if len(items) > 1:
             with self._lock:
-                self.inbox.extend([(number, item) for item in items[1:]])
-        self.tell(owner.confirm, number)
+                self.inbox.extend([(number, place, item) for place, item in enumerate(items) if place])
+            if self._recalls != recalls:
+                self.return_all()
+        value = self._open(number, 0, first)
+        self.tell(owner.confirm, number, 0)
         self._took_at = _clock()
         return value
 
     def _open_next(self) -> Any:
-        """Hand out an item that is ready; IndexError if there is none."""
+        """Hand out an item that is ready; IndexError if there is none. Shielded."""
         with self._lock:
-            loan, item = self.inbox.popleft()
+            loan, place, item = self.inbox.popleft()
+        value = self._open(loan, place, item)
+        self.tell(owner.confirm, loan, place)
+        return value
+
+    def _open(self, loan: CallId, place: int, item: Any) -> Any:
+        """Return the value of an item; if that fails, or an interrupt has come meanwhile, the item goes back."""
+        if type(item) is not Parcel:
+            return item
         try:
-            value = item.open() if type(item) is Parcel else item
-        except SerializationError:
-            self.inbox.appendleft((loan, item))
-            self.return_all()
+            value = item.open()
+            call = running_call()
+            if call is not None:
+                call.check()
+        except BaseException:
+            self.return_all((loan, place))
             raise
-        self.tell(owner.confirm, loan)
         return value
 
     def _open_entry(self, entry: Entry) -> Any:
@@ -217,7 +244,7 @@ class Account:
         assert self.keeper is not None
         try:
             return entry.item.open() if type(entry.item) is Parcel else entry.item
-        except SerializationError:
+        except BaseException:
             self.keeper.handle(self.keeper.queue.restore, entry)
             raise
 
@@ -228,10 +255,20 @@ class Account:
         self._most = min(2 * self._most, _MOST) if _clock() - self._took_at < _QUICK else 1
         return self._most
 
-    def return_all(self) -> None:
+    def return_all(self, *entries: tuple[CallId, int]) -> None:
+        """Return to the owner what has not been handed out, and entries that could not be."""
+        with contextlib.suppress(ProcessExited, OSError, LookupError):
+            notify(self._node, self._owner, owner.give_back, *self._ref, *self._collect(entries))
+
+    def on_recall(self) -> None:
         """Return to the owner what others wait for. The thread that reads; does not wait."""
+        self._recalls += 1  # first, see ``_open_put``
+        notify_promptly(self._node, self._owner, owner.give_back, *self._ref, *self._collect(()))
+
+    def _collect(self, entries: tuple[tuple[CallId, int], ...]) -> tuple[tuple[tuple[CallId, int], ...], int]:
+        """Empty this account; return the names of its entries, after those given, and the number of its credits."""
         with self._lock:
-            counts = tuple(Counter(loan for loan, _ in self.inbox).items())
+            entries += tuple([(loan, place) for loan, place, _ in self.inbox])
             self.inbox.clear()
             self._most = 1
             self._wish = 0
@@ -240,7 +277,7 @@ class Account:
             while True:
                 self._credits.pop()
                 credits += 1
-        notify_promptly(self._node, self._owner, owner.give_back, *self._ref, counts, credits)
+        return entries, credits
 
     # Looking
 
@@ -254,23 +291,25 @@ class Account:
         return item.open(copy_buffer) if type(item) is Parcel else item
 
     def lease(self, done: CallId, timeout: float | None) -> tuple[Any, int, CallId]:
-        """Borrow an item when the one of another loan is done; return it, its deliveries and its loan."""
-        with shielded():
-            slot, number = self.exchange(owner.lease, done, timeout=timeout)
-            outcome = self._node.open_slot(slot)
-            if self.keeper is not None:
-                item, deliveries = outcome[0].item, outcome[0].deliveries
-            else:
-                item, deliveries = outcome
-            try:
-                return (item.open(copy_buffer) if type(item) is Parcel else item), deliveries, number
-            except SerializationError:
-                self.tell(owner.withdraw, number)
-                raise
+        """Borrow an item when the one of another loan is done; return it, its deliveries and its loan. Shielded."""
+        slot, number = self.exchange(owner.lease, done, timeout=timeout)
+        outcome = self._node.open_slot(slot)
+        if self.keeper is not None:
+            item, deliveries = outcome[0].item, outcome[0].deliveries
+        else:
+            item, deliveries = outcome
+        try:
+            return (item.open(copy_buffer) if type(item) is Parcel else item), deliveries, number
+        except BaseException:
+            self.tell(owner.withdraw, number)
+            raise
 
     def end_lease(self, loan: CallId, done: bool) -> None:
         """Say that a lease is done, or that its item must go to another consumer."""
-        self.tell(owner.confirm if done else owner.withdraw, loan)
+        if done:
+            self.tell(owner.confirm, loan, 0)
+        else:
+            self.tell(owner.withdraw, loan)
 
     def end_lease_later(self, loan: CallId) -> None:
         """Say that the item of a lease must go to another consumer; in a finalizer, which may run anywhere."""

@@ -42,6 +42,12 @@ class Keeper:
         for each in todo:
             self._do(each)
 
+    def request(self, event: Callable[..., list[Todo]], asker: Asker, *args: Any) -> None:
+        """Tell the queue of an event whose asker waits. One that is gone by now waits for nothing."""
+        self.handle(event, asker, *args)
+        if self._node.peers.reason(asker.pid) is not None:
+            self.handle(self.queue.lose, asker.pid)
+
     def put_at_once(self, item: Any) -> bool:
         """Take an item in from this process if nobody has to be told of it; the quick way."""
         with self.lock:
@@ -79,14 +85,18 @@ class Keeper:
             self._node.pool.run(self._pack, what, items)  # pickling runs code of the user's
 
     def _pack(self, what: Lend | Show, items: tuple[Any, ...]) -> None:
+        packed: list[Any] = []
         try:
-            items = tuple([each if is_plain(each) or type(each) is Parcel else Parcel(each) for each in items])
+            packed.extend(each if is_plain(each) or type(each) is Parcel else Parcel(each) for each in items)
         except SerializationError as error:
+            pid, number = what.asker.pid, what.asker.number
             if isinstance(what, Lend):
-                self.handle(self.queue.withdraw, (what.asker.pid, what.asker.number))
-            what.asker.finish(None, error)
-        else:
-            self._send(what, items)
+                unsent = [(number, place) for place in range(len(packed), len(items))]
+                self.handle(self.queue.give_back, pid, unsent, 0)
+            if not packed:
+                what.asker.finish(None, error)
+        if packed:
+            self._send(what, tuple(packed))
 
     def _send(self, what: Lend | Show, items: tuple[Any, ...]) -> None:
         if isinstance(what, Show):
@@ -136,12 +146,18 @@ def keep_for(creator: ProcessId, number: CallId, capacity: float) -> None:
     node.references.own(ref, creator).finish(Keeper(node, ref, capacity), None)
 
 
+def find_keeper(node: Node, ref: RefId) -> Keeper | None:
+    """Return a channel that lives here; None if it was freed."""
+    slot = node.references.values.get(ref)
+    return slot.value if slot is not None and isinstance(slot.value, Keeper) else None
+
+
 def keeper_of(node: Node, ref: RefId) -> Keeper:
     """Return a channel that lives here; LookupError if it was freed."""
-    slot = node.references.values.get(ref)
-    if slot is None or not isinstance(slot.value, Keeper):
+    keeper = find_keeper(node, ref)
+    if keeper is None:
         raise LookupError("this channel is gone: the process that held it has left")
-    return slot.value
+    return keeper
 
 
 # Operations on the owner
@@ -152,7 +168,7 @@ def put(node: Node, asker: Asker, creator: ProcessId, number: CallId, item: Any,
     keeper = keeper_of(node, (creator, number))
     if not asker.is_here:
         keeper.partner = asker.pid
-    keeper.handle(keeper.queue.put, asker, item, wish)
+    keeper.request(keeper.queue.put, asker, item, wish)
 
 
 def deposit(node: Node, asker: Asker, creator: ProcessId, number: CallId, item: Any) -> None:
@@ -165,7 +181,7 @@ def deposit(node: Node, asker: Asker, creator: ProcessId, number: CallId, item: 
 def take(node: Node, asker: Asker, creator: ProcessId, number: CallId, most: int) -> None:
     """Lend up to so many items as soon as there is one; the answer is a tuple of items."""
     keeper = keeper_of(node, (creator, number))
-    keeper.handle(keeper.queue.take, asker, most, False)
+    keeper.request(keeper.queue.take, asker, most, False)
 
 
 def lease(node: Node, asker: Asker, creator: ProcessId, number: CallId, done: CallId) -> None:
@@ -173,41 +189,45 @@ def lease(node: Node, asker: Asker, creator: ProcessId, number: CallId, done: Ca
     keeper = keeper_of(node, (creator, number))
     if done:
         keeper.handle(keeper.queue.confirm, (asker.pid, done))
-    keeper.handle(keeper.queue.take, asker, 1, True)
+    keeper.request(keeper.queue.take, asker, 1, True)
 
 
 def peek(node: Node, asker: Asker, creator: ProcessId, number: CallId, blindly: bool) -> None:
     """Answer with the first item as soon as there is one; ``blindly``: with None."""
     keeper = keeper_of(node, (creator, number))
-    keeper.handle(keeper.queue.peek, asker, blindly)
+    keeper.request(keeper.queue.peek, asker, blindly)
 
 
-def confirm(node: Node, asker: Asker, creator: ProcessId, number: CallId, loan: CallId) -> None:
-    """The next item of a loan is in the consumer's hands, or the lease is done."""
-    keeper = keeper_of(node, (creator, number))
+def confirm(node: Node, asker: Asker, creator: ProcessId, number: CallId, loan: CallId, place: int) -> None:
+    """An item of a loan is in the consumer's hands, or the lease is done. Of a channel that was freed: nothing."""
+    keeper = find_keeper(node, (creator, number))
+    if keeper is None:
+        return
     if not asker.is_here:
         keeper.partner = asker.pid
-    keeper.handle(keeper.queue.confirm, (asker.pid, loan))
+    keeper.handle(keeper.queue.confirm, (asker.pid, loan), place)
 
 
 def withdraw(node: Node, asker: Asker, creator: ProcessId, number: CallId, operation: CallId) -> None:
-    """The asker has given up an operation; what it was lent returns."""
-    keeper = keeper_of(node, (creator, number))
-    keeper.handle(keeper.queue.withdraw, (asker.pid, operation))
+    """The asker has given up an operation; what it was lent returns. To a channel that was freed: nothing."""
+    keeper = find_keeper(node, (creator, number))
+    if keeper is not None:
+        keeper.handle(keeper.queue.withdraw, (asker.pid, operation))
 
 
 def give_back(
-    node: Node, asker: Asker, creator: ProcessId, number: CallId, counts: Iterable[tuple[CallId, int]], credits: int
+    node: Node, asker: Asker, creator: ProcessId, number: CallId, entries: Iterable[tuple[CallId, int]], credits: int
 ) -> None:
-    """A process returns the last items of its loans, so many of each, and so many credits."""
-    keeper = keeper_of(node, (creator, number))
-    keeper.handle(keeper.queue.give_back, asker.pid, counts, credits)
+    """A process returns items, named by loan and number in it, and so many credits; if the channel still is."""
+    keeper = find_keeper(node, (creator, number))
+    if keeper is not None:
+        keeper.handle(keeper.queue.give_back, asker.pid, entries, credits)
 
 
 def close(node: Node, asker: Asker, creator: ProcessId, number: CallId) -> None:
     """Close; the answer comes when everything is in that was put before."""
     keeper = keeper_of(node, (creator, number))
-    keeper.handle(keeper.queue.close, asker)
+    keeper.request(keeper.queue.close, asker)
 
 
 def bind(node: Node, asker: Asker, creator: ProcessId, number: CallId, pid: ProcessId) -> None:
@@ -232,4 +252,4 @@ def recall(node: Node, asker: Asker, creator: ProcessId, number: CallId) -> None
     """Return what this process was lent and has not handed out, and its credits."""
     account = node.references.accounts.get((creator, number))
     if account is not None:
-        account.return_all()
+        account.on_recall()

@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 from typing import Generic, TypeVar
 
 from .._errors import ChannelClosed
+from .._node.current import shielded
 from .account import Account
 
 T = TypeVar("T")
@@ -35,11 +36,15 @@ class Leases(Generic[T]):
 
     def __next__(self) -> T:
         self._consumer = id(sys._getframe(1))
-        done, self._loan = self._loan, 0
         try:
-            item, self.deliveries, self._loan = self._account.lease(done, self._timeout)
+            with shielded():
+                done, self._loan = self._loan, 0
+                item, self.deliveries, self._loan = self._account.lease(done, self._timeout)
         except ChannelClosed:
             raise StopIteration from None
+        except BaseException:
+            self._end(done=False)  # an interrupt, and perhaps an item that nobody has seen
+            raise
         return item  # type: ignore[no-any-return]
 
     def __enter__(self) -> "Leases[T]":

@@ -72,7 +72,7 @@ class Refuse(NamedTuple):
 
 
 class Recall(NamedTuple):
-    """Ask a process to return what it has not handed out, and its credits."""
+    """Ask a process to return what it has not handed out, and its credits; also those on their way to it."""
 
     pid: ProcessId
 
@@ -98,14 +98,15 @@ class _Peeker(NamedTuple):
 
 
 class _Loan:
-    """Entries that are out, and come back unless they are confirmed."""
+    """Entries that are out, by their numbers in the loan, and come back unless they are confirmed."""
 
-    __slots__ = ("entries", "lease", "several")
+    __slots__ = ("entries", "lease", "recalled", "several")
 
     def __init__(self, entries: Iterable[Entry], lease: bool) -> None:
-        self.entries = deque(entries)
+        self.entries = dict(enumerate(entries))
         self.lease = lease
         self.several = len(self.entries) > 1
+        self.recalled = False
 
 
 class Queue:
@@ -129,7 +130,7 @@ class Queue:
         self._leased = 0
         self._credits: dict[ProcessId, int] = {}  # no zeros
         self._reserved = 0  # their sum
-        self._asked_back: set[ProcessId] = set()  # a Recall is under way
+        self._granted: set[ProcessId] = set()  # who got credits and has not been asked for them
         self._last_consumer: ProcessId = 0
         self._row = 0  # of its takes
 
@@ -196,22 +197,20 @@ class Queue:
         self._peekers.append(_Peeker(asker, blindly))
         return self._advance()
 
-    def confirm(self, key: Key) -> list[Todo]:
-        """The first entry of a loan is in its user's hands, or a lease is done. Of a lost loan: nothing."""
+    def confirm(self, key: Key, place: int = 0) -> list[Todo]:
+        """An entry of a loan is in its user's hands, or a lease is done. Of one that was lost: nothing."""
         loan = self._loans.get(key)
-        if loan is None:
+        if loan is None or loan.entries.pop(place, None) is None:
             return []
-        loan.entries.popleft()
         self._count_out(loan, -1)
         if not loan.entries:
             del self._loans[key]
         return self._advance()
 
-    def give_back(self, pid: ProcessId, counts: Iterable[tuple[CallId, int]], credits: int) -> list[Todo]:
-        """A process returns the last entries of its loans, so many of each, to their places, and so many credits."""
-        self._asked_back.discard(pid)
-        for number, count in counts:
-            self._take_back((pid, number), count)
+    def give_back(self, pid: ProcessId, entries: Iterable[tuple[CallId, int]], credits: int) -> list[Todo]:
+        """A process returns entries, named by loan and number in it, to their places, and so many credits."""
+        for number, place in entries:
+            self._take_back((pid, number), place)
         self._take_credits(pid, credits)
         return self._advance()
 
@@ -223,7 +222,8 @@ class Queue:
             for each in [each for each in waiting if (each.asker.pid, each.asker.number) == key]:
                 waiting.remove(each)
                 todo.append(Refuse(each.asker, False))
-        self._take_back(key, None)
+        self._closers = [each for each in self._closers if (each.pid, each.number) != key]
+        self._take_all_back(key)
         return todo + self._advance()
 
     def close(self, asker: Asker | None = None) -> list[Todo]:
@@ -239,10 +239,10 @@ class Queue:
         self._takers = deque(each for each in self._takers if each.asker.pid != pid)
         self._peekers = [each for each in self._peekers if each.asker.pid != pid]
         self._closers = [each for each in self._closers if each.pid != pid]
-        self._asked_back.discard(pid)
+        self._granted.discard(pid)
         self._take_credits(pid, self._credits.get(pid, 0))
         for key in [key for key in self._loans if key[0] == pid]:
-            self._take_back(key, None)
+            self._take_all_back(key)
         return self._advance()
 
     # What follows
@@ -263,10 +263,11 @@ class Queue:
             self._peekers.clear()
         if not self.isopen:
             self._wind_up(todo)
-        if (self.several and (self._takers or self._peekers)) or (
-            self._reserved and (self._putters or not self.isopen)
-        ):
-            self._recall(todo)
+        if self.several and (self._takers or self._peekers):
+            self._recall_loans(todo)
+        if self._granted and (self._putters or not self.isopen):
+            todo += [Recall(pid) for pid in self._granted]
+            self._granted.clear()
         return todo
 
     def _lend(self, todo: list[Todo]) -> None:
@@ -291,6 +292,7 @@ class Queue:
         if granted:
             self._credits[asker.pid] = self._credits.get(asker.pid, 0) + granted
             self._reserved += granted
+            self._granted.add(asker.pid)
         todo.append(Accept(asker, granted))
 
     def _wind_up(self, todo: list[Todo]) -> None:
@@ -313,14 +315,16 @@ class Queue:
                 todo.append(Refuse(taker.asker, True))
         self._takers = left
 
-    def _recall(self, todo: list[Todo]) -> None:
-        """Have come back what others wait for: entries that are not handed out yet, places that are kept."""
-        holders = set(self._credits)
-        if self.several:
-            holders.update(pid for (pid, _), loan in self._loans.items() if loan.several)
-            self._row = 0
-        todo += [Recall(pid) for pid in holders - self._asked_back]
-        self._asked_back |= holders
+    def _recall_loans(self, todo: list[Todo]) -> None:
+        """Have entries come back that are not handed out yet. Asking once is enough: the rest is in users' hands."""
+        self._row = 0
+        holders = set()
+        for (pid, _), loan in self._loans.items():
+            if loan.several and not loan.recalled:
+                loan.recalled = True
+                holders.add(pid)
+        self._granted -= holders
+        todo += [Recall(pid) for pid in holders]
 
     def _count_out(self, loan: _Loan, change: int) -> None:
         if loan.lease:
@@ -330,13 +334,18 @@ class Queue:
         if loan.several:
             self.several += change
 
-    def _take_back(self, key: Key, count: int | None) -> None:
+    def _take_all_back(self, key: Key) -> None:
         loan = self._loans.get(key)
-        if loan is None:
+        for place in sorted(loan.entries if loan is not None else (), reverse=True):  # the last first: see _insert
+            self._take_back(key, place)
+
+    def _take_back(self, key: Key, place: int) -> None:
+        loan = self._loans.get(key)
+        entry = loan.entries.pop(place, None) if loan is not None else None
+        if loan is None or entry is None:
             return
-        for _ in range(len(loan.entries) if count is None else min(count, len(loan.entries))):
-            self._insert(loan.entries.pop())
-            self._count_out(loan, -1)
+        self._insert(entry)
+        self._count_out(loan, -1)
         if not loan.entries:
             del self._loans[key]
 
