@@ -15,7 +15,7 @@ import farcall as fc
 from farcall import _config
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ["README.md", "docs/guide.md", "docs/julia.md"]
+DOCUMENTS = ["README.md", *(f"docs/{each.name}" for each in sorted((ROOT / "docs").glob("*.md")))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXPECTED = re.compile(r"^(\s*)(\S.*?)\s+# -> (.*)$")  # an expression and the repr of its value
 CHECK = """
