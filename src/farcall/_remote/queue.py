@@ -239,7 +239,6 @@ class Queue:
         self._takers = deque(each for each in self._takers if each.asker.pid != pid)
         self._peekers = [each for each in self._peekers if each.asker.pid != pid]
         self._closers = [each for each in self._closers if each.pid != pid]
-        self._granted.discard(pid)
         self._take_credits(pid, self._credits.get(pid, 0))
         for key in [key for key in self._loans if key[0] == pid]:
             self._take_all_back(key)
@@ -361,4 +360,6 @@ class Queue:
         left = max(0, held - count)
         if left:
             self._credits[pid] = left
+        else:
+            self._granted.discard(pid)
         self._reserved -= held - left
