@@ -50,8 +50,8 @@ def test_an_error_cancels_the_others(cluster, tmp_path):
             while not (tmp_path / "1").exists():
                 time.sleep(0.001)
             raise KeyError("first")
-        (tmp_path / str(n)).touch()
         try:
+            (tmp_path / str(n)).touch()
             time.sleep(30)
         finally:
             (tmp_path / "ended").touch()
@@ -61,6 +61,18 @@ def test_an_error_cancels_the_others(cluster, tmp_path):
     assert until((tmp_path / "ended").exists)
     assert not (tmp_path / "50").exists()
     assert fc.pmap(abs, [-1]) == [1]
+
+
+def test_the_rest_of_a_batch_is_not_done_after_an_error(cluster, tmp_path):
+    """Where an error ends the map, the items behind it in its batch are left alone."""
+
+    def work(n):
+        (tmp_path / str(n)).touch()
+        return 1 // (3 - n)
+
+    with pytest.raises(ZeroDivisionError):
+        fc.pmap(work, range(10), batch_size=10)
+    assert {each.name for each in tmp_path.iterdir()} == {"0", "1", "2", "3"}
 
 
 def test_any_kind_of_error_comes_back(cluster):

@@ -18,8 +18,8 @@ directory = sys.argv[1]
 def leave(name):
     open(os.path.join(directory, name), "w").close()
 def work(n):
-    leave(f"begun {n}")
     try:
+        leave(f"begun {n}")
         BODY
     finally:
         leave(f"ended {n}")
@@ -71,8 +71,8 @@ def test_cancelling_a_call_cancels_the_map_in_it(cluster, tmp_path):
     """A map that a call makes ends with that call, on every worker."""
 
     def work(n):
-        (tmp_path / f"begun {n}").touch()
         try:
+            (tmp_path / f"begun {n}").touch()
             while True:  # the main thread of one worker waits for the map, and only that can be woken from sleep
                 time.sleep(0.005)
         finally:

@@ -121,6 +121,10 @@ def test_what_a_checkpoint_has_counts(cluster, tmp_path):
     fc.pmap(abs, range(20), checkpoint=tmp_path / "run.fcp")
     fc.pmap(abs, range(20), checkpoint=tmp_path / "run.fcp", progress=bar)
     assert bar.done == 20
+    bars = []
+    with pytest.raises(ValueError, match="another map"):
+        fc.pmap(abs, range(21), checkpoint=tmp_path / "run.fcp", progress=lambda total: bars.append(Bar()) or bars[0])
+    assert bars[0].closed
 
 
 def test_without_tqdm_one_is_told_what_to_install(cluster, monkeypatch):

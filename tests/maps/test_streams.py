@@ -126,8 +126,8 @@ def test_leaving_the_loop_cancels_the_rest(cluster, tmp_path, leave):
             while not any(tmp_path.iterdir()):
                 time.sleep(0.002)
             return n
-        (tmp_path / f"begun {n}").touch()
         try:
+            (tmp_path / f"begun {n}").touch()
             time.sleep(30)
         finally:
             (tmp_path / f"ended {n}").touch()

@@ -25,6 +25,10 @@ class Source:
         self._drawn = 0
         self._iterator: Iterator[Any] = iter(zip(*iterables, strict=False) if self.spread else iterables[0])
 
+    def describe(self, index: int) -> str:
+        """Return the name of an item, for an error message."""
+        return f"item {index} of the map"
+
     def draw(self, count: int) -> Sequence[Any]:
         """Return up to ``count`` items, none at the end."""
         if self._sliced is not None:

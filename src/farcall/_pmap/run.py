@@ -105,6 +105,7 @@ class Run:
     ) -> None:
         self._node: Node = current_node()
         self._function = function
+        self._source = source
         self._opener = make_opener(function)
         self._task = task
         self._options = options
@@ -324,7 +325,7 @@ class Run:
             if options.on_error is not None:
                 self._add(batch.start, batch.stop, [options.on_error(error)])
                 return
-        error.add_note(f"item {batch.start} of the map")
+        error.add_note(self._source.describe(batch.start))
         raise error
 
 

@@ -87,11 +87,14 @@ class Site:
         """Run a batch after those that are here already; return what some batch of this map came to."""
         with shielded() as call:
             with self._lock:
+                if self._abandoned:
+                    raise KeyboardInterrupt
                 self._queue.append((number, start, list(items)))
-                slot = self._wait_in_line() if self._busy else self._have_main_work()
+                slot = self._wait_in_line() if self._busy else None
                 self._busy = True
             try:
-                return self._await(slot) if slot is not None else self._work_through(call)
+                outcome = slot or self._work_through(call)
+                return self._await(outcome) if isinstance(outcome, Slot) else outcome
             except BaseException as error:
                 self._abandon(error)
                 raise
@@ -126,16 +129,13 @@ class Site:
             self._node.reader.main.free()
 
     def _work_through(self, call: Call | None) -> Any:
-        """Run batches until there are no more; return the last outcome if no call waits for it."""
+        """Run batches until there are no more. A call gets the last outcome, or what to wait for as others do."""
         if self._watch is not None:
             self._watch.start(self._node.pool)
         try:
-            while True:
-                with self._lock:
-                    if not self._queue:  # given back before we came to it; or, if a call runs us, abandoned
-                        self._busy = False
-                        break
-                    batch = self._queue.popleft()
+            while (batch := self._next_batch(call)) is not None:
+                if isinstance(batch, Slot):
+                    return batch
                 outcome = self._run(*batch, call)
                 with self._lock:
                     waiting = self._waiting.popleft() if self._waiting else None
@@ -149,8 +149,16 @@ class Site:
             if self._watch is not None:
                 self._watch.stop()
         if call is not None:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt  # nobody else answers a call, but when its map is abandoned
         return None
+
+    def _next_batch(self, call: Call | None) -> tuple[int, int, list[Any]] | Slot | None:
+        """Return the batch to run now, or what to wait for if the main thread goes on; None if there is none."""
+        with self._lock:
+            if not self._queue:
+                self._busy = False
+                return None
+            return (self._have_main_work() if call is not None else None) or self._queue.popleft()
 
     def _abandon(self, error: BaseException) -> None:
         """Run nothing more: a call of this map was interrupted."""
