@@ -17,6 +17,7 @@ check: .venv/test
 
 bench: .venv/demo
 	$(BIN)/python benchmarks/calls.py
+	$(BIN)/python benchmarks/maps.py
 
 fix: .venv/test
 	$(BIN)/ruff check --fix

@@ -1,5 +1,6 @@
 """Types of the public calls; checked by the type checker, never run."""
 
+from collections.abc import Iterator
 from typing import assert_type
 
 import farcall as fc
@@ -29,3 +30,13 @@ def later(x: float) -> str:
 def check_everywhere() -> None:
     """A decorated function keeps its type."""
     assert_type(later(1.0), str)
+
+
+def check_maps() -> None:
+    """Maps have the type of their function's values, and know their options."""
+    assert_type(fc.pmap(add, [1], [2], retry_delays=[1.0], progress=True), list[int])
+    assert_type(fc.imap(later, [1.0], ordered=False, seed=3), Iterator[str])
+    assert_type(fc.pmapreduce(len, max, ["a"]), int)
+    fc.pforeach(print, [1])
+    fc.pmap(add, [1], [2], chunksize=3)  # type: ignore[call-arg]
+    fc.pmap(add, [1], [2], batch_size="3")  # type: ignore[arg-type]
