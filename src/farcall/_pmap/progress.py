@@ -1,6 +1,7 @@
 """How far a map has come, shown by tqdm or by anything like it."""
 
 import sys
+import threading
 from typing import Any
 
 _DELAY = 1.0  # seconds; a map that is done by then shows nothing unless it was asked to
@@ -46,7 +47,9 @@ class Progress:
 
 
 def is_somebody_looking() -> bool:
-    """Whether this is a terminal or a notebook."""
+    """Whether this is a terminal or a notebook, and its main thread: others would write across its lines."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
     if "ipykernel" in sys.modules and "IPython" in sys.modules:
         return sys.modules["IPython"].get_ipython() is not None
     return sys.stderr is not None and sys.stderr.isatty()
