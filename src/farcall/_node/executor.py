@@ -200,7 +200,7 @@ class Call:
         with _interrupting:
             pass
         if not self.main:
-            _raise_in_thread(threading.get_ident(), None)
+            _raise_nothing()
 
     def add_child(self, link: Any, number: CallId) -> None:
         """Remember a call that this one made and does not wait for."""
@@ -252,9 +252,27 @@ class Call:
             pass  # raised at the last moment
 
 
-def _raise_in_thread(thread: int, error: type[BaseException] | None) -> None:
-    """Have an exception raised in another thread at its next bytecode; None takes it back."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
+def _raise_in_thread(thread: int, error: type[BaseException]) -> None:
+    """Have an exception raised in a thread at its next bytecode, instead of one that has not been raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+
+
+class _Nothing(BaseException):
+    """Stands in for an interrupt that is not wanted any more."""
+
+
+def _raise_nothing() -> None:
+    """Take back what was to be raised in this thread.
+
+    An interpreter before 3.13 that is told to raise nothing looks for it for ever, and hangs in the first function
+    that a debugger or a coverage tool traces. So something is raised, and caught here.
+    """
+    try:
+        _raise_in_thread(threading.get_ident(), _Nothing)
+        for _ in range(100):
+            pass  # it strikes here at the latest
+    except _Nothing:
+        pass
 
 
 class ThreadPool:
