@@ -28,8 +28,8 @@ def _descriptors() -> dict[str, str]:
 
 
 def _shared() -> set[str]:
-    """What lies in shared memory, but for the semaphores of other programs."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.")}
+    """What lies in shared memory, but for what other programs put there."""
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "joblib_"))}
 
 
 def _own_threads() -> set[threading.Thread]:

@@ -147,7 +147,9 @@ class Cluster:
         if engine_and_worker is not None and pid not in self._removing:
             engine_and_worker[0].stop(engine_and_worker[1], force=True)  # it may only be out of reach
             if not self.node.closed:
-                print(f"farcall: worker {pid} is gone: {reason}", file=sys.stderr, flush=True)
+                # One write: ``print`` makes two, and other threads write too.
+                sys.stderr.write(f"farcall: worker {pid} is gone: {reason}\n")
+                sys.stderr.flush()
         for other in self.node.peers.pids():
             if other != 1:
                 with contextlib.suppress(Exception):

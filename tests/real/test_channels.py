@@ -174,6 +174,15 @@ def test_threads_of_one_process_share_what_it_was_sent(cluster):
     assert all(mine == sorted(mine) for mine in taken)
 
 
+def test_the_owner_hears_of_every_producer(cluster):
+    """Whoever waits in the owner wakes up for an item of any process, not only of the one that put last."""
+    channel = RemoteChannel(10)
+    for _ in range(50):
+        for pid in (2, 3):
+            fc.remote_do(pid, channel.put, pid)
+            assert channel.take(timeout=20) == pid
+
+
 # Closing
 
 
