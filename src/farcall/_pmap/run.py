@@ -175,8 +175,6 @@ class Run:
 
     def step(self, *, wait: bool = True) -> None:
         """Send what can be sent and take in what has come; ``wait`` for something if need be."""
-        if len(self._pool) != len(self._members):
-            self._look_who_is_there()
         self._act()
         if wait and not self.schedule.finished:
             self._check_for_workers()

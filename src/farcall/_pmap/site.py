@@ -1,8 +1,8 @@
 """The worker's side of a map: a site, made once per map on each worker, which runs its batches one after another.
 
 Two batches are usually there, each with a call of its own that waits. The thread that runs them goes on from one to
-the next, and gives what each came to to whichever call has waited longest. It is the main thread if that is free,
-where an interrupt also ends what sleeps in C.
+the next, and gives what each came to to whichever call has waited longest. As soon as one of the calls is on the main
+thread that goes on, for there an interrupt also ends what sleeps in C.
 
 Batches run under a call of their own (``_run_interruptibly``), which ends when an item takes too long, or when the
 map is cancelled.
@@ -74,6 +74,7 @@ class Site:
         self._lock = threading.Lock()
         self._queue: deque[tuple[int, int, list[Any]]] = deque()  # number, index of the first item, items
         self._waiting: deque[Slot] = deque()  # calls, one for each batch that none of them runs
+        self._on_main: Slot | None = None  # a call that waits on the main thread, or did
         self._busy = False  # a thread runs batches
         self._number = 0  # of the batch that runs
         self._items: list[Any] = []  # of the batch that runs; cutting it short gives items back
@@ -93,8 +94,8 @@ class Site:
                 slot = self._wait_in_line() if self._busy else None
                 self._busy = True
             try:
-                outcome = slot or self._work_through(call)
-                return self._await(outcome) if isinstance(outcome, Slot) else outcome
+                outcome = self._await(slot) if slot is not None else None
+                return self._work_through(call) if outcome is None else outcome
             except BaseException as error:
                 self._abandon(error)
                 raise
@@ -102,63 +103,42 @@ class Site:
     def _wait_in_line(self) -> Slot:
         slot = Slot()
         self._waiting.append(slot)
+        if on_main_thread() and self._node.reader.leads_on_main:
+            self._on_main = slot
         return slot
 
-    def _await(self, slot: Slot) -> Outcome:
+    def _await(self, slot: Slot) -> Outcome | None:
+        """Wait for an outcome, or for the turn to go on with the work (None)."""
         self._node.reader.wait(slot, None)
-        outcome: Outcome = slot.outcome()
+        outcome: Outcome | None = slot.outcome()
         return outcome
 
-    def _have_main_work(self) -> Slot | None:
-        """Have the main thread work through the queue, if that is free and not this one; with the lock held."""
-        reader = self._node.reader
-        if not reader.leads_on_main or on_main_thread():
-            return None
-        slot = self._wait_in_line()
-        if reader.main.give(self._work_on_main):
-            return slot
-        self._waiting.remove(slot)
-        return None
-
-    def _work_on_main(self) -> None:
-        try:
-            self._work_through(None)
-        except BaseException as error:
-            self._abandon(error)
-        finally:
-            self._node.reader.main.free()
-
-    def _work_through(self, call: Call | None) -> Any:
-        """Run batches until there are no more. A call gets the last outcome, or what to wait for as others do."""
+    def _work_through(self, call: Call | None) -> Outcome:
+        """Run batches until there are no more, or the main thread can go on; return the last outcome."""
         if self._watch is not None:
             self._watch.start(self._node.pool)
         try:
-            while (batch := self._next_batch(call)) is not None:
-                if isinstance(batch, Slot):
-                    return batch
+            while True:
+                with self._lock:
+                    if not self._queue:
+                        raise KeyboardInterrupt  # abandoned: else there is a batch for each call that does not wait
+                    batch = self._queue.popleft()
                 outcome = self._run(*batch, call)
                 with self._lock:
-                    waiting = self._waiting.popleft() if self._waiting else None
-                    more = self._busy = bool(self._queue)
+                    heir = self._on_main if self._on_main in self._waiting else None
+                    if heir is not None:
+                        self._waiting.remove(heir)
+                    waiting = self._waiting.popleft() if self._waiting and heir is None else None
+                    self._busy = bool(self._queue)
                 if waiting is None:
-                    return outcome
+                    break
                 waiting.finish(outcome, None)
-                if not more:
-                    return None
         finally:
             if self._watch is not None:
                 self._watch.stop()
-        if call is not None:
-            raise KeyboardInterrupt  # nobody else answers a call, but when its map is abandoned
-        return None
-
-    def _next_batch(self, call: Call | None) -> tuple[int, int, list[Any]] | Slot | None:
-        """Return the batch to run now, or what to wait for if the main thread goes on; None if there is none."""
-        with self._lock:
-            if not self._queue:
-                self._busy = False
-                return None
-            return (self._have_main_work() if call is not None else None) or self._queue.popleft()
+        if heir is not None:
+            heir.finish(None, None)
+        return outcome
 
     def _abandon(self, error: BaseException) -> None:
         """Run nothing more: a call of this map was interrupted."""
