@@ -71,7 +71,7 @@ def test_the_rest_of_a_batch_is_not_done_after_an_error(cluster, tmp_path):
         return 1 // (3 - n)
 
     with pytest.raises(ZeroDivisionError):
-        fc.pmap(work, range(10), batch_size=10)
+        fc.pmap(work, range(10), batch_size=10, pool=fc.WorkerPool(cluster[:1]))
     assert {each.name for each in tmp_path.iterdir()} == {"0", "1", "2", "3"}
 
 
