@@ -174,7 +174,9 @@ class Node:
             if pid not in self.links:
                 try:
                     self.connect(peer.address, pid)
-                except OSError as error:
+                except (OSError, AuthenticationError) as error:
+                    if not isinstance(error.__cause__ or error, OSError):
+                        raise
                     self._await_exit(pid)
                     raise ProcessExited(pid, self.peers.reason(pid) or f"it cannot be reached: {error}") from None
             return self.links[pid]

@@ -135,8 +135,12 @@ class Reader:
             link.hot = False
             self._hot.discard(link)
             if link.registered is None:
-                link.registered = link.transport.fileno()
-                self._selector.register(link.registered, selectors.EVENT_READ, link)
+                try:
+                    descriptor = link.transport.fileno()
+                    self._selector.register(descriptor, selectors.EVENT_READ, link)
+                except (OSError, ValueError, KeyError):
+                    return  # closed at this moment
+                link.registered = descriptor
         self._hand_over(link)
 
     def _hand_over(self, link: Link) -> None:
