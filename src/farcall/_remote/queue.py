@@ -275,8 +275,8 @@ class Queue:
         if taker.most > 1 and self._row > _ALONE and not (taker.lease or self._takers):
             count = min(taker.most, len(self.entries))
         entries = [self.entries.popleft() for _ in range(count)]
-        for entry in entries:
-            entry.deliveries += 1
+        if taker.lease:
+            entries[0].deliveries += 1  # what is taken comes back only if nobody has seen it
         loan = self._loans[taker.asker.pid, taker.asker.number] = _Loan(entries, taker.lease)
         self._count_out(loan, count)
         todo.append(Lend(taker.asker, entries, taker.lease))
