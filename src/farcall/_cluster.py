@@ -148,8 +148,9 @@ class Cluster:
             engine_and_worker[0].stop(engine_and_worker[1], force=True)  # it may only be out of reach
             if not self.node.closed:
                 # One write: ``print`` makes two, and other threads write too.
-                sys.stderr.write(f"farcall: worker {pid} is gone: {reason}\n")
-                sys.stderr.flush()
+                with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed: go on
+                    sys.stderr.write(f"farcall: worker {pid} is gone: {reason}\n")
+                    sys.stderr.flush()
         for other in self.node.peers.pids():
             if other != 1:
                 with contextlib.suppress(Exception):
