@@ -465,6 +465,16 @@ def test_each_delivery_is_counted():
         queue.withdraw(lease.key)
 
 
+def test_what_comes_back_unseen_was_not_delivered():
+    """An item that a consumer was sent among several, and has returned, is delivered for the first time."""
+    queue, lease = Queue(math.inf), Asker(2)
+    several = lend_several(queue, 1, 2)
+    queue.take(lease, lease=True)
+    queue.confirm(several.key)
+    (lend,) = queue.give_back(1, [(several.number, 1)], 0)
+    assert [entry.deliveries for entry in lend.entries] == [1]
+
+
 def test_a_lease_that_is_done_is_gone():
     """Confirmed, it returns no more, whatever becomes of its process."""
     queue, lease = filled(1, "item"), Asker(1)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from .._errors import ProcessExited
+from .._errors import FarcallError, ProcessExited
 from .._types import CallId, ProcessId, RefId
 from .._wire import messages
 from .._wire.frames import Frame
@@ -176,7 +176,7 @@ class References:
             for creator, number, holder, change in records:
                 self.change_hold((creator, number), holder, change)
             return
-        with contextlib.suppress(OSError, ProcessExited, ValueError):
+        with contextlib.suppress(OSError, FarcallError, ValueError):
             self._node.link_to(owner).post(messages.encode_hold(records))
 
 

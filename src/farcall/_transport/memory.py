@@ -114,6 +114,8 @@ class MemoryListener(Listener):
 
     def accept(self) -> MemoryTransport:
         self._signal.recv(1)
+        if not self._waiting:
+            raise ConnectionAbortedError(f"{self.address} is closed")
         return self._waiting.pop(0)
 
     def close(self) -> None:
