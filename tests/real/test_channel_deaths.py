@@ -324,6 +324,7 @@ def test_a_frozen_owner_stops_no_timeout():
     assert fc.remotecall_fetch(three, channel.take) == 0
     process = fc.remotecall_fetch(two, os.getpid)
     os.kill(process, signal.SIGSTOP)
+    assert until(lambda: psutil.Process(process).status() == psutil.STATUS_STOPPED)  # a signal takes its time
     try:
         for pid in (1, three):
             for operation in (channel.take, channel.peek, lambda timeout: next(channel.lease(timeout))):

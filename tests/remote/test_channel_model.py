@@ -54,9 +54,6 @@ class ChannelMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.quick = queue_module._ALONE, account_module._QUICK
-        self.clear()
-
-    def clear(self):
         queue_module._ALONE, account_module._QUICK = 0, 60.0
         self.nodes, self.alive, self.owner = None, [], 0
         self.count = self.names = 0
