@@ -14,6 +14,7 @@ from farcall._node.current import running_call
 from farcall._node.prompt import notify
 from farcall._remote import keeper
 from farcall._remote import queue as queue_module
+from farcall._remote.account import Account
 
 HELD: list[RemoteChannel] = []
 
@@ -172,6 +173,13 @@ def test_what_is_not_handed_out_can_be_seen_and_taken_by_all(nodes, channel, qui
     leases.__exit__(None, None, None)
 
 
+def test_the_owner_itself_takes_in_the_order_of_all(nodes, channel, quick):
+    """Its quick way is closed while another process has items that come before."""
+    first = len(put_on_account(nodes, channel, 2, 5))
+    put(channel, "behind them")
+    assert take(channel, 6 - first) == [*range(first, 5), "behind them"]
+
+
 def test_one_recall_is_enough(nodes, channel, doors, quick, monkeypatch):
     """While a process opens an item, and however long that takes, it is asked once for those behind it."""
     recalls = []
@@ -257,13 +265,121 @@ def test_close_waits_for_credits_and_ends_them(nodes, quick):
     assert nodes.run(2, list, channel) == list(range(5))
 
 
+# What is on its way
+
+
+class Held:
+    """A gate in a method of the account of node 2: it waits there once, when it is closed."""
+
+    def __init__(self, monkeypatch, name, before):
+        self.arrived, self.gate, self.recalled = threading.Event(), threading.Event(), threading.Event()
+        self.closed = False
+        method, on_recall = getattr(Account, name), Account.on_recall
+
+        def held(account, *args, **kwargs):
+            if before:
+                self.wait(account)
+            outcome = method(account, *args, **kwargs)
+            if not before:
+                self.wait(account)
+            return outcome
+
+        def recalled(account):
+            on_recall(account)
+            self.recalled.set()
+
+        monkeypatch.setattr(Account, name, held)
+        monkeypatch.setattr(Account, "on_recall", recalled)
+
+    def wait(self, account):
+        if self.closed and account._node.pid == 2:
+            self.closed = False
+            self.arrived.set()
+            assert self.gate.wait(10)
+
+
+def test_items_that_arrive_before_a_recall_and_are_opened_after_it_return(nodes, channel, quick, monkeypatch):
+    """A recall that overtakes the opening of an answer is obeyed when that is opened, without being repeated."""
+    held = Held(monkeypatch, "exchange", before=False)
+    put(channel, *range(10))
+    assert nodes.run(2, take, channel, 1) == [0]
+    held.closed = True
+    slow = nodes.spawn(2, take, channel, 1)
+    assert held.arrived.wait(5)
+    assert queue_of(channel).several
+    other = nodes.spawn(3, take, channel, 1)
+    assert held.recalled.wait(5)
+    held.gate.set()
+    assert (slow.result(5), other.result(5)) == ([1], [2])
+
+
+def test_credits_that_arrive_before_a_recall_and_are_opened_after_it_return(nodes, quick, monkeypatch):
+    """So are credits."""
+    channel, held = open_channel(nodes, 8), Held(monkeypatch, "_open_put", before=True)
+    nodes.run(2, put, channel, 0)
+    held.closed = True
+    slow = nodes.spawn(2, put, channel, 1)
+    assert held.arrived.wait(5)
+    assert queue_of(channel)._reserved == 1
+    other = nodes.spawn(3, put, channel, *range(2, 8))
+    assert held.recalled.wait(5)
+    held.gate.set()
+    assert slow.result(5) is other.result(5) is None
+    assert sorted(take(channel, 8)) == list(range(8))
+
+
 # Who gives up
+
+
+@pytest.mark.parametrize("pid", [1, 2])
+def test_a_put_that_has_timed_out_is_not_in_the_channel(nodes, pid):
+    """When there is room again, nothing comes."""
+    channel = open_channel(nodes, 1)
+    channel.put("full")
+    with pytest.raises(TimeoutError):
+        nodes.run(pid, channel.put, "never", 0.01)
+    assert queue_of(channel).involved() == set()
+    assert channel.take() == "full"
+    assert not channel.isready()
+
+
+@pytest.mark.parametrize("error", [TimeoutError, KeyboardInterrupt])
+def test_a_put_that_happens_while_it_is_given_up(nodes, quick, monkeypatch, error):
+    """A timeout is no error then; an interrupt is raised all the same. Its credits are not lost."""
+    channel, wait = open_channel(nodes, 20), Account._wait
+    nodes.run(2, put, channel, 0)
+
+    def wait_too_long(account, *args):
+        wait(account, *args)
+        monkeypatch.setattr(Account, "_wait", wait)
+        raise error
+
+    monkeypatch.setattr(Account, "_wait", wait_too_long)
+    future = nodes.spawn(2, put, channel, 1)
+    assert type(future.exception(5)) is (type(None) if error is TimeoutError else error)
+    assert queue_of(channel)._reserved == 1
+    HELD.clear()
+    assert until(lambda: not queue_of(channel)._reserved)
+    assert take(channel, 2) == [0, 1]
+
+
+def test_credits_of_a_put_that_was_given_up_unheard_return(nodes, quick, monkeypatch):
+    """An owner that answers nothing for long, and grants credits when it goes on, gets them back."""
+    channel, frozen, handle = open_channel(nodes, 20), [], keeper.Keeper.handle
+    nodes.run(2, put, channel, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr("farcall._remote.account._CERTAINTY", 0.01)
+        patch.setattr(keeper.Keeper, "handle", lambda self, *event: frozen.append((self, *event)))
+        with pytest.raises(TimeoutError):
+            nodes.run(2, channel.put, 1, 0.01)
+        assert until(lambda: len(frozen) == 3)
+    for event in frozen:
+        handle(*event)
+    assert not queue_of(channel)._reserved
 
 
 def test_giving_up_is_shielded(nodes, channel, monkeypatch):
     """While a wait that has timed out is undone no interrupt can strike, which might leave it half undone."""
-    from farcall._remote.account import Account
-
     shields = []
     tell = Account.tell
 

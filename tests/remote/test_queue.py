@@ -214,11 +214,13 @@ def test_credits_are_no_more_than_wished_for():
 
 def test_no_credits_while_another_waits():
     """Who waits for room comes before a producer that wants more of it."""
-    queue, first, second, taker = filled(1, "full"), Asker(1), Asker(2), Asker(3)
+    queue, gone, first, second = Queue(20), Asker(9), Asker(1), Asker(2)
+    assert told(queue.put(gone, 0, wish=100)) == [("accept", gone, 9)]
+    for i in range(10):
+        queue.append(i)
     queue.put(first, "a", wish=10)
     queue.put(second, "b")
-    queue.take(taker)
-    assert told(queue.confirm(taker.key)) == [("accept", first, 0)]
+    assert told(queue.lose(9)) == [("accept", first, 0), ("accept", second, 0)]
 
 
 def test_credits_are_recalled_when_another_waits():
@@ -305,6 +307,7 @@ def test_what_was_lent_several_at_once_is_confirmed_one_by_one():
     """Each by its number, in whatever order threads have them in hand; each is confirmed once."""
     queue = Queue(math.inf)
     asker = lend_several(queue, 1, 4)
+    assert queue.isready(), "another could have them"
     for place, left in ((0, 3), (2, 2), (2, 2), (7, 2), (1, 1), (3, 0), (3, 0)):
         assert told(queue.confirm(asker.key, place)) == []
         assert len(queue) == left
