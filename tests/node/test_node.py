@@ -278,3 +278,16 @@ def test_many_threads_share_one_link(two):
         thread.join()
     assert wrong == []
     assert current_call.get() is None
+
+
+def test_a_future_becomes_settled_in_one_step_for_the_standard_library(two):
+    """``as_completed`` holds the condition while it looks and lines up: a Future must not end in between, or it is
+    told of the end twice."""
+    future = Future(two[1], 2)
+    with future._condition:
+        thread = threading.Thread(target=future.finish, args=("value", None))
+        thread.start()
+        thread.join(0.1)
+        assert future._state == "PENDING"
+    thread.join()
+    assert future.result() == "value"

@@ -104,25 +104,35 @@ class Future(concurrent.futures.Future[T], Generic[T]):
             call.interrupt()  # cancelled before it began
 
     def _end(self, state: str) -> None:
-        """Become settled. First write, then look who waits: whoever waits does it the other way round."""
+        """Become settled. First write, then look who waits: whoever waits does it the other way round.
+
+        Who waits in the way of the base class holds its condition while it looks at the state and lines up.
+        """
+        with self._lock:
+            condition = self._lazy_condition
+            if condition is None:
+                self._settle(state)
+                return
+            with condition:
+                self._settle(state)
+                self._notify(condition)
+
+    def _settle(self, state: str) -> None:
         self._state = state
         self.settled = True
         if self.parkers:
             wake(self.parkers)
-        if self._lazy_condition is not None:
-            self._notify(self._lazy_condition)
 
     def _notify(self, condition: threading.Condition) -> None:
-        """Do what the base class does for those who wait in its way."""
-        with condition:
-            for waiter in self._waiters:
-                if self._state == CANCELLED_AND_NOTIFIED:
-                    waiter.add_cancelled(self)
-                else:
-                    waiter.add_exception(self) if self._is_failed() else waiter.add_result(self)
-            condition.notify_all()
-            if self._done_callbacks:
-                self._node.pool.run(self._invoke_callbacks)  # type: ignore[attr-defined]  # not on the reader's thread
+        """Do what the base class does for those who wait in its way; with its condition held."""
+        for waiter in self._waiters:
+            if self._state == CANCELLED_AND_NOTIFIED:
+                waiter.add_cancelled(self)
+            else:
+                waiter.add_exception(self) if self._is_failed() else waiter.add_result(self)
+        condition.notify_all()
+        if self._done_callbacks:
+            self._node.pool.run(self._invoke_callbacks)  # type: ignore[attr-defined]  # not on the reader's thread
 
     @property
     def _condition(self) -> threading.Condition:  # type: ignore[override]
