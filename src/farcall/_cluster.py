@@ -40,7 +40,10 @@ class Procs(list[ProcessId]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        rmprocs(*[pid for pid in self if pid in procs()])
+        present = procs()
+        leaving = [pid for pid in self if pid in present]
+        if leaving:  # at the end of the interpreter the cluster is gone before the block, and must not begin anew
+            rmprocs(*leaving)
 
 
 class Cluster:

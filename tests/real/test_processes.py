@@ -301,3 +301,22 @@ def test_signals_to_an_idle_worker_leave_it_alone(cluster_of_one):
     assert until(lambda: fc.workers() == [1])
     with pytest.raises(fc.ProcessExited, match=r"exit status 143|SIGTERM"):
         fc.remotecall_fetch(cluster_of_one, abs, 1)
+
+
+def test_a_block_that_is_never_left_does_not_keep_the_program():
+    """A generator that stops inside ``with addprocs()`` is ended after the cluster, and the program ends."""
+    code = """
+import farcall as fc
+
+def measure():
+    with fc.addprocs(1) as (worker,):
+        yield fc.remotecall_fetch(worker, fc.myid)
+
+if __name__ == "__main__":
+    generator = measure()
+    print(next(generator))
+    raise BrokenPipeError
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40)
+    assert done.stdout == "2\n"
+    assert "BrokenPipeError" in done.stderr
