@@ -4,6 +4,7 @@ Everything runs on the thread that wants the results; others only put what arriv
 that thread, at whichever line, ``cancel`` finds every call by looking where the node keeps them.
 """
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -62,7 +63,7 @@ _OPEN, _BATCH, _RECALL = range(3)
 class Reply(Slot):
     """The answer to one call of a map: to open a site, to run a batch, or to give back what has not begun."""
 
-    __slots__ = ("_call", "_cancelled", "_inbox", "kind", "number", "pid")
+    __slots__ = ("_call", "_cancelled", "_inbox", "_unopened", "kind", "number", "pid")
 
     def __init__(self, inbox: Inbox, kind: int, pid: ProcessId, number: int = 0) -> None:
         super().__init__()
@@ -70,11 +71,14 @@ class Reply(Slot):
         self._inbox = inbox
         self._call: Call | None = None
         self._cancelled = False
+        self._unopened = [True]  # to pop is one step: whoever does, drops the answer
         self.pid = pid
         self.number = number  # of the batch that the call carries
 
     def settle(self, link: Link, frame: Any) -> None:
         super().settle(link, frame)
+        if self._cancelled:
+            self._drop()
         self._inbox.put(self)
 
     def finish(self, value: Any, error: BaseException | None) -> None:
@@ -87,11 +91,21 @@ class Reply(Slot):
             call.interrupt()
 
     def cancel(self) -> bool:
-        """Interrupt a call of this process to itself."""
+        """Interrupt a call of this process to itself; of another's answer that has come, let go of what it holds."""
         self._cancelled = True
+        if self.settled:
+            self._drop()
         if self._call is not None and not self.settled:
             self._call.interrupt()
         return True
+
+    def _drop(self) -> None:
+        """Let go of the references in an answer that nobody opens."""
+        link, frame = self.link, self.frame
+        if link is not None and frame is not None and frame.attachments and self._unopened:
+            with contextlib.suppress(IndexError):
+                self._unopened.pop()
+                current_node().references.unwrap(link, frame)
 
 
 class Run:
