@@ -459,6 +459,35 @@ def test_an_interrupt_at_the_end_of_a_lease_leaves_nothing_lent(nodes, channel, 
     assert nodes.run(2, take, channel, 2) == [0, 1]
 
 
+def lease_and_leave(channel):
+    call = running_call()
+    for _ in channel.lease():
+        call.shield()  # the interrupt comes, and waits for the end of the lease
+        between.set()
+        going_on.wait(10)
+        call.shielded = False
+        break
+    try:
+        between.clear()
+        while True:
+            abs(0)
+    except KeyboardInterrupt:
+        between.set()
+        raise
+
+
+def test_an_interrupt_as_a_lease_ends_is_not_lost(nodes, channel):
+    """An iterator that the loop drops has ended its lease, and the interrupt strikes behind it."""
+    put(channel, "item")
+    between.clear()
+    going_on.clear()
+    interrupt(nodes.spawn(3, lease_and_leave, channel), nodes[3], between)
+    going_on.set()
+    assert until(lambda: not queue_of(channel)._leased)
+    assert until(lambda: not any(link.running for link in nodes[3].reader.links))
+    assert between.is_set()
+
+
 def test_an_interrupt_before_the_next_lease_ends_the_last(nodes, channel):
     """An iterator that is interrupted as it asks for the next item does not keep the one before."""
     put(channel, "a", "b")

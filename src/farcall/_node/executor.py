@@ -164,6 +164,11 @@ class Call:
             sleeper()
         self._cancel_children()
 
+    def interrupt_later(self) -> None:
+        """Raise once more an interrupt that was raised in a finalizer, out of which nothing can be raised."""
+        self.shielded = self.cancelled = self.delivered = False
+        self.node.references.later(self.interrupt)
+
     def _cancel_children(self) -> None:
         for link, number in list(self.children):
             target = link.pending.get(number) if link is not None else None

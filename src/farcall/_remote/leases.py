@@ -8,7 +8,7 @@ from types import FrameType, TracebackType
 from typing import Generic, TypeVar
 
 from .._errors import ChannelClosed
-from .._node.current import shielded
+from .._node.current import running_call, shielded
 from .account import Account
 
 T = TypeVar("T")
@@ -59,9 +59,10 @@ class Leases(Generic[T]):
         return f"<Leases: {'an item' if self._loan else 'nothing'} in hand>"
 
     def _end(self, done: bool) -> None:
-        loan, self._loan = self._loan, 0
-        if loan:
-            self._account.end_lease(loan, done)
+        with shielded():
+            loan, self._loan = self._loan, 0
+            if loan:
+                self._account.end_lease(loan, done)
 
     def __del__(self) -> None:
         if not self._loan:
@@ -69,9 +70,14 @@ class Leases(Generic[T]):
         frame: FrameType | None = None
         with contextlib.suppress(ValueError):  # no caller: the interpreter is ending
             frame = sys._getframe(1)
-        if frame is not None and id(frame) == self._consumer:
-            self._end(done=_is_leaving(frame))  # the loop drops it, so nothing of ours is under way in this thread
-        else:
+        try:
+            if frame is not None and id(frame) == self._consumer:
+                self._end(done=_is_leaving(frame))  # the loop drops it, so nothing of ours is under way here
+        except KeyboardInterrupt:  # it would be ignored here
+            call = running_call()
+            if call is not None:
+                call.interrupt_later()
+        if self._loan:
             self._account.end_lease_later(self._loan)
 
 
