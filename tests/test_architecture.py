@@ -54,7 +54,13 @@ DEVIATIONS = {
 
 # Below ``_cluster`` third-party packages are imported by these modules only; NumPy by anybody, inside a function.
 BELOW_CLUSTER = {"_types", "_version", "_errors", "_config", "_wire", "_transport", "_engines", "_node", "_remote"}
-SPEAKS_TO = {"cloudpickle": "_wire", "numba": "_wire.compiled", "dask": "_engines.dask", "distributed": "_engines.dask"}
+SPEAKS_TO = {
+    "cloudpickle": "_wire",
+    "numba": "_wire.compiled",
+    "llvmlite": "_wire.compiled",
+    "dask": "_engines.dask",
+    "distributed": "_engines.dask",
+}
 
 LONGEST_MODULE = 500
 LONGEST_BODY = 40

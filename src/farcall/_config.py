@@ -22,6 +22,9 @@ class Config:
     definition_limit: int = 256 << 20
     """What functions with large captured data may occupy on each worker before the oldest are forgotten."""
 
+    machine_code: int = 64 << 20
+    """What the master keeps of the machine code that Numba made anywhere in the cluster; 0: none travels."""
+
     capture_warning: int = 10 << 20
     """A function that captures more than this is named in a warning."""
 

@@ -40,6 +40,7 @@ from .current import current_call, running_call, shielded
 from .executor import Call, ThreadPool, at_home
 from .handlers import HANDLERS
 from .link import Link
+from .machine_code import Library
 from .peers import Peer, Peers
 from .reader import Hooks, Reader
 from .references import References
@@ -88,6 +89,7 @@ class Node:
         self._dialling = threading.Lock()
         self.references = References(self)
         self.callee = Callee(self)
+        self.library = Library(self)
         self._numbers = itertools.count(1)
         self._exits: dict[ProcessId, _Exit] = {}  # under way
         hooks = Hooks(self._handle, self._lost, self._accept, self._tick)

@@ -63,6 +63,10 @@ class Peers:
         """Return the ids of the members in order."""
         return sorted(self._members)
 
+    def exited(self) -> list[ProcessId]:
+        """Return the ids of those who have left, in that order."""
+        return list(self._exited)
+
     def on_host_of(self, pid: ProcessId) -> list[ProcessId]:
         """Return the ids of the members on the same host as a member."""
         host = self.get(pid).host

@@ -16,6 +16,7 @@ from .._wire.frames import Frame, encode_small
 from .._wire.messages import ERROR, VALUE, WANT_NOTHING
 from .._wire.pickles import Payload
 from .answers import encode_error
+from .current import running_call
 from .executor import Definition
 from .link import Link
 from .reader import flush_quietly
@@ -98,6 +99,16 @@ def operate(
         operation(node, Asker(node, None, number, 0, target), *args)
         return None, number
     return node.start(pid, target, operation, args, {}, messages.WANT_VALUE | messages.PROMPT)
+
+
+def await_outcome(node: "Node", target: Target, link: Link | None, deadline: float | None) -> None:
+    """Wait for an outcome; shielded before and after, whatever happens, not in between."""
+    try:
+        node.reader.wait(target, link, deadline)
+    finally:
+        call = running_call()
+        if call is not None:
+            call.shield()
 
 
 def notify(node: "Node", pid: ProcessId, operation: Callable[..., None], *args: Any) -> None:

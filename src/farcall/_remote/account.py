@@ -18,7 +18,7 @@ from .._node.current import running_call, shielded
 from .._node.executor import copy_buffer
 from .._node.link import Link
 from .._node.node import Node
-from .._node.prompt import notify, notify_promptly, operate
+from .._node.prompt import await_outcome, notify, notify_promptly, operate
 from .._node.slots import Slot
 from .._types import CallId, ProcessId, RefId
 from .._wire.frames import Frame
@@ -95,12 +95,7 @@ class Account:
         if link is None and self.keeper is not None:
             # What we wait for comes from there, probably: read it ourselves.
             slot.reads = link = self._node.links.get(self.keeper.partner)
-        try:
-            self._node.reader.wait(slot, link, None if timeout is None else time.monotonic() + timeout)
-        finally:
-            call = running_call()
-            if call is not None:
-                call.shield()
+        await_outcome(self._node, slot, link, None if timeout is None else time.monotonic() + timeout)
 
     # Putting
 

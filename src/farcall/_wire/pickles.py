@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from .._errors import SerializationError
+from .compiled.private import is_dispatcher
+from .compiled.shipping import reduce_dispatcher
 from .uses import Uses, goes_by_value, is_constant_array, is_importable
 
 PROTOCOL = 5
@@ -230,6 +232,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(obj) is numpy.ndarray:
             return NotImplemented if obj.flags.writeable or obj.dtype.hasobject else _reduce_read_only(obj)
+        if is_dispatcher(obj):
+            return reduce_dispatcher(obj)
         if type(obj) is ModuleType:
             goes_by_value(obj.__name__)  # registers it, if so
         elif isinstance(obj, (type, FunctionType)):

@@ -112,7 +112,7 @@ class Uses:
             self._note(function, used, _attribute, name, name)
         for index, name in enumerate(code.co_freevars):
             self._note(function, used, _cell, index, name)
-        for name, stored in _global_names(code):
+        for name, stored in global_names(code):
             self.volatile |= stored
             if name not in function.__globals__ and not hasattr(builtins, name):
                 self.unresolved_in.append(function.__globals__)
@@ -163,7 +163,7 @@ def is_importable(value: Any) -> bool:
 _names_of_code: "weakref.WeakKeyDictionary[CodeType, list[tuple[str, bool]]]" = weakref.WeakKeyDictionary()
 
 
-def _global_names(code: CodeType) -> list[tuple[str, bool]]:
+def global_names(code: CodeType) -> list[tuple[str, bool]]:
     """Return the global names that code uses, inner functions included, and whether it assigns to them."""
     known = _names_of_code.get(code)
     if known is None:
