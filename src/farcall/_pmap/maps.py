@@ -1,5 +1,6 @@
 """pmap, imap, pmapreduce, pforeach."""
 
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, Unpack, overload
 
@@ -50,14 +51,19 @@ def pmap(f: Callable[..., R], /, *iterables: Iterable[Any], **options: Unpack[Ma
     [1, None, 3]
     """
     source = _source(f, iterables)
-    chunks: dict[int, list[R]] = {}
-    with _begin(f, source, read_options(options), Policy()) as run:
+    return _collect(_begin(f, source, read_options(options), Policy()))
+
+
+def _collect(run: Run) -> list[Any]:
+    """Do a map, and return its results in the order of the items."""
+    chunks: dict[int, list[Any]] = {}
+    with run:
         while not run.finished:
             run.step()
             while run.chunks:
                 start, _, values = run.chunks.popleft()
                 chunks[start] = values
-    results: list[R] = []
+    results: list[Any] = []
     for start in sorted(chunks):
         results += chunks.pop(start)
     return results
@@ -119,9 +125,12 @@ def pmapreduce(
 
     ``op`` must be associative and need not commute: ``operator.add``, ``min``, a NumPy ufunc, any function. It runs
     on the workers, and here on what they return. With floating-point numbers the last digits depend on who did what.
-    Over a ``range``, with ``f`` compiled by Numba and ``operator.add``, ``min`` or ``max``, the whole loop is
-    compiled, and computes in machine arithmetic. Blocks; without items it is ``init``, or a TypeError. Failures: as
-    of ``pmap``. Julia: ``@distributed (op) for``.
+    Blocks; without items it is ``init``, or a TypeError. Failures: as of ``pmap``.
+
+    Over a ``range``, with ``f`` compiled by Numba, and ``op`` too or one of ``operator.add``, ``operator.mul``,
+    ``min``, ``max`` and NumPy's ufuncs, the whole loop is compiled, once in the cluster. It is cut in the same way
+    whatever workers there are, so the value is the same to the last digit. Sums are those of the machine: of integers
+    beyond 64 bits they wrap around, as NumPy's do. Julia: ``@distributed (op) for``.
 
     >>> import operator
     >>> from farcall import pmapreduce
@@ -130,22 +139,29 @@ def pmapreduce(
     >>> pmapreduce(str, operator.add, range(12))
     '01234567891011'
     """
-    folded, source, function = Folded(op), _source(f, [iterable]), f
     loop = compile_fold(f, op, iterable)
     if loop is not None:
-        source, function = RangeParts(iterable), loop  # type: ignore[arg-type]  # it is a range
-    with _begin(function, source, Options(), Policy(), fold_with(op)) as run:
-        while not run.finished:
-            run.step()
-            while run.chunks:
-                start, stop, values = run.chunks.popleft()
-                folded.add(start, stop, values[0])
-    total = folded.total()
+        parts = _collect(_begin(loop, RangeParts(iterable), Options(), Policy()))  # type: ignore[arg-type]  # a range
+        total = [functools.reduce(op, parts)] if parts else []
+    else:
+        total = _fold(f, op, iterable)
     if init is not _MISSING:
         return op(init, total[0]) if total else init
     if not total:
         raise TypeError("pmapreduce() of an empty iterable with no initial value: write init=…")
     return total[0]
+
+
+def _fold(f: Callable[..., Any], op: Callable[..., Any], iterable: Iterable[Any]) -> list[Any]:
+    """Return the fold of what ``f`` makes of the items in a list, which is empty if there are none."""
+    folded = Folded(op)
+    with _begin(f, _source(f, [iterable]), Options(), Policy(), fold_with(op)) as run:
+        while not run.finished:
+            run.step()
+            while run.chunks:
+                start, stop, values = run.chunks.popleft()
+                folded.add(start, stop, values[0])
+    return folded.total()
 
 
 def pforeach(f: Callable[[I], object], iterable: Iterable[I], /) -> None:
