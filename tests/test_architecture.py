@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "ode": f"{VERBS} arrays",
     "integrations": VERBS,
     "engines": "_engines",
+    "random": "",
     "testing": f"{LEAVES} _wire _transport _engines _node",
     "_cli": VERBS,
     "__main__": "_cli",
