@@ -5,6 +5,7 @@ import signal
 
 import numpy as np
 import pytest
+from numba import njit
 from waiting import until
 
 import farcall as fc
@@ -65,3 +66,23 @@ def test_the_numbers_survive_deaths_and_retries(tmp_path, capfd):
     heard = []
     assert until(lambda: heard.append(capfd.readouterr().err) or "".join(heard).count("is gone") == 2)
     assert fc.nworkers() == 3
+
+
+@njit
+def walk(n, rng):
+    position = 0.0
+    for _ in range(n):
+        position += rng.random() - 0.5 * rng.standard_normal()
+    return position, rng.integers(0, 1 << 60)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_compiled_functions_get_the_same_generator(workers):
+    """A function compiled by Numba takes rng by name, draws what plain NumPy does, on any number of workers."""
+    generators = [np.random.Generator(np.random.PCG64(np.random.SeedSequence(42, spawn_key=(i,)))) for i in range(40)]
+    right = [walk.py_func(100, rng) for rng in generators]
+    assert fc.pmap(walk, [100] * 40, seed=42) == right
+    with fc.addprocs(workers):
+        assert fc.pmap(walk, [100] * 40, seed=42) == right
+        assert fc.pmap(walk, [100] * 40, seed=42, batch_size=7) == right
+    assert len(set(right)) == 40
