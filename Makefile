@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench fix clean
+.PHONY: demo test check bench bench-micro fix clean
 
 demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
@@ -18,6 +18,9 @@ check: .venv/test
 bench: .venv/demo
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/maps.py
+
+bench-micro: .venv/demo
+	cd benchmarks && ../$(BIN)/python -m micro
 
 fix: .venv/test
 	$(BIN)/ruff check --fix
