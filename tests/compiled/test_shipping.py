@@ -253,11 +253,52 @@ def test_large_captured_arrays(cluster, caplog):
     assert "f(int64,) is compiled again wherever it is called: the address of a large array" in caplog.text
 
 
-def test_object_mode(cluster):
-    """A function that runs as Python uses what the worker has."""
-    f = numba.jit(forceobj=True)(lambda x: {"x": x})
-    assert f(1) == {"x": 1}
-    assert fc.remotecall_fetch(2, f, 1) == {"x": 1}
+OBJECT_MODE = """
+import farcall as fc
+from numba import jit, njit, objmode
+helper = 5
+def double(x):
+    return 2 * x
+@jit(forceobj=True)
+def f(x):
+    return [helper, double(x)]
+@njit
+def g(x):
+    with objmode(y="int64"):
+        y = double(x) + helper
+    return y
+@njit
+def h(x):
+    return g(x)
+if __name__ == "__main__":
+    fc.addprocs(2)
+    print(fc.remotecall_fetch(2, g, 1), fc.remotecall_fetch(2, f, 1), fc.remotecall_fetch(2, h, 1))
+    print(f(1), g(1), h(1))
+    print(fc.remotecall_fetch(3, g, 1), fc.remotecall_fetch(3, f, 1), fc.remotecall_fetch(3, h, 1))
+"""
+
+
+def test_object_mode(tmp_path):
+    """What runs as Python finds the globals of its function, compiled here or there."""
+    (tmp_path / "program.py").write_text(OBJECT_MODE)
+    command = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout.splitlines() == ["7 [5, 2] 7", "[5, 2] 7 7", "7 [5, 2] 7"]
+    assert done.stderr == ""
+
+
+def test_recursion_of_a_function_from_a_module_that_is_not_there():
+    """It is compiled there as well as anywhere."""
+    with fc.addprocs(1) as [pid]:
+        for source in (
+            "@njit\ndef f(n):\n    return n if n < 2 else f(n - 1) + f(n - 2)",
+            "@njit\ndef g(n):\n    return f(n - 1)\n@njit\ndef f(n):\n    return n if n < 2 else g(n) + f(n - 2)",
+        ):
+            f = make(source, __name__="not_there")
+            assert fc.remotecall_fetch(pid, f, 10) == 55
+            assert f(10) == 55  # with the code that was made there
+            with fc.addprocs(1) as [late], assert_compiles(0):
+                assert fc.remotecall_fetch(late, f, 10) == 55
 
 
 def test_half_of_a_mutual_recursion(cluster):

@@ -106,6 +106,6 @@ def _combine_for(op: Callable[[Any, Any], Any]) -> Callable[..., Any] | None:
     if isinstance(op, numba.core.dispatcher.Dispatcher):
         return op
     if isinstance(op, numpy.ufunc):
-        return numba.njit(lambda left, right: op(left, right))  # type: ignore[no-any-return]
+        return numba.njit(lambda left, right: op(left, right))
     known = _COMBINE.get(op)
     return numba.njit(known) if known is not None else None

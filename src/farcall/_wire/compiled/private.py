@@ -15,6 +15,7 @@ the name of a symbol. Three things differ from the file cache, because here the 
   that was loaded.
 """
 
+import copy
 import ctypes
 import functools
 import itertools
@@ -112,6 +113,16 @@ def states_of(dispatcher: Any) -> dict[str, Any]:
     return states
 
 
+def detach(function: Any) -> None:
+    """Have Numba look up globals in a function that came by value itself, not in a module of that name.
+
+    Object mode would miss some, and calls of itself would miss each other where there is no such module.
+    """
+    module = sys.modules.get(function.__module__ or "")
+    if module is None or module.__dict__ is not function.__globals__:
+        function.__module__ = None
+
+
 def make_dispatcher(states: dict[str, Any]) -> Any:
     """Return a dispatcher made of its states, with nothing compiled yet."""
     import numba
@@ -171,7 +182,10 @@ def encode_specialisation(compiled: Any) -> bytes:
     names = [variable.name for variable in library._final_module.global_variables]
     environments = [_environment(name) for name in names if name.startswith(_SYMBOL_OF_ENVIRONMENT)]
     slots = [name[len(_SLOT) :] for name in names if name.startswith(_SLOT)]
-    parts = (*compiled._reduce()[:-1], tuple(environments))
+    library, descriptor, *rest, _ = compiled._reduce()
+    descriptor = copy.copy(descriptor)
+    descriptor.global_dict = None  # of ``detach``: only to compile
+    parts = library, descriptor, *rest, tuple(environments)
     try:
         return _dumps((parts, slots))
     except Exception as error:
@@ -188,15 +202,18 @@ def _environment(name: str) -> Any:
 
 
 def _dumps(value: Any) -> bytes:
+    from numba.core.bytecode import FunctionIdentity
     from numba.core.environment import Environment
     from numba.core.serialize import NumbaPickler
 
     class Pickler(NumbaPickler):
         def reducer_override(self, obj: Any) -> Any:
-            if type(obj) is not Environment:
-                return super().reducer_override(obj)
-            maker = _makers.get(obj, _process)
-            return _rebuild_environment, (obj.globals.get("__name__"), obj.consts, obj.env_name, maker)
+            if type(obj) is Environment:
+                maker = _makers.get(obj, _process)
+                return _rebuild_environment, (obj.globals.get("__name__"), obj.consts, obj.env_name, maker)
+            if type(obj) is FunctionIdentity:
+                return _rebuild_function_identity, (obj.func,)
+            return super().reducer_override(obj)
 
     file = BytesIO()
     Pickler(file, protocol=5).dump(value)
@@ -217,6 +234,13 @@ def _rebuild_environment(module: str | None, constants: list[Any], name: str, ma
     Environment._memo[name] = environment
     _makers[environment] = maker
     return environment
+
+
+def _rebuild_function_identity(function: Any) -> Any:
+    from numba.core.bytecode import FunctionIdentity
+
+    detach(function)
+    return FunctionIdentity.from_function(function)
 
 
 def _namespace(module: str | None) -> dict[str, Any]:

@@ -220,6 +220,7 @@ def reduce_dispatcher(dispatcher: Any) -> Any:
 
 def _arrive(identity: str, content: Content, states: dict[str, Any], target: Target, codes: dict[str, bytes]) -> Any:
     """Return the dispatcher of a message: the one that is here already, or a new one, with the code that came."""
+    private.detach(states["py_func"])
     dispatcher = _here.dispatchers.get((identity, content))
     if dispatcher is None:
         made = private.make_dispatcher(states)
