@@ -80,18 +80,18 @@ def measure_calls(rounds: int) -> Iterator[Row]:
     compiled = njit(plain)
     compiled(1)
 
-    def calls(function: Callable[[int], int]) -> Callable[[], float]:
-        def measure() -> float:
-            started = clock()
-            for _ in range(_CALLS):
-                fc.remotecall_fetch(2, function, 1)
-            return (clock() - started) / _CALLS
-
-        return measure
-
     with fc.addprocs(1) as [pid]:
-        assert pid == 2
-        of_compiled, of_plain = interleave(3 * rounds, calls(compiled), calls(plain))
+
+        def calls(function: Callable[[int], int]) -> Callable[[], float]:
+            def measure() -> float:
+                started = clock()
+                for _ in range(_CALLS):
+                    fc.remotecall_fetch(pid, function, 1)
+                return (clock() - started) / _CALLS
+
+            return measure
+
+        of_compiled, of_plain = interleave(5 * rounds, calls(compiled), calls(plain))
         fc.remotecall_fetch(pid, compiled, 1)
         loads = []
         for _ in range(10 * rounds):

@@ -87,7 +87,7 @@ def _loop_of(function: Callable[..., Any], op: Callable[[Any, Any], Any]) -> Cal
     if combine is None:
         return None
 
-    @numba.njit  # type: ignore[untyped-decorator]
+    @numba.njit
     def loop(start: int, stop: int, step: int) -> Any:
         total = function(start)
         for item in range(start + step, stop, step):
@@ -106,6 +106,8 @@ def _combine_for(op: Callable[[Any, Any], Any]) -> Callable[..., Any] | None:
     if isinstance(op, numba.core.dispatcher.Dispatcher):
         return op
     if isinstance(op, numpy.ufunc):
-        return numba.njit(lambda left, right: op(left, right))
-    known = _COMBINE.get(op)
-    return numba.njit(known) if known is not None else None
+        known: Any = lambda left, right: op(left, right)  # noqa: E731
+    else:
+        known = _COMBINE.get(op)
+    compiled: Callable[..., Any] | None = numba.njit(known) if known is not None else None
+    return compiled

@@ -212,7 +212,7 @@ def _dumps(value: Any) -> bytes:
                 maker = _makers.get(obj, _process)
                 return _rebuild_environment, (obj.globals.get("__name__"), obj.consts, obj.env_name, maker)
             if type(obj) is FunctionIdentity:
-                return _rebuild_function_identity, (obj.func,)
+                return _rebuild_function_identity, (vars(obj)["func"],)
             return super().reducer_override(obj)
 
     file = BytesIO()
