@@ -35,6 +35,8 @@ from ._remote.calls import spawnat as spawnat
 from ._remote.calls import wait as wait
 from ._remote.channel import RemoteChannel as RemoteChannel
 from ._remote.future import Future as Future
+from ._timed import Timed as Timed
+from ._timed import timed as timed
 from ._trace import trace as trace
 from ._version import __version__ as __version__
 

@@ -32,6 +32,30 @@ def check_everywhere() -> None:
     assert_type(later(1.0), str)
 
 
+@fc.timed
+def timed_add(x: int, y: int = 1) -> int:
+    return x + y
+
+
+@fc.timed(quiet=True)
+def timed_seven() -> int:
+    return 7
+
+
+def check_timed() -> None:
+    """A timed call has the type of its function's value; a decorated function keeps its type, arguments and all."""
+    assert_type(fc.timed(add, 1, y=2), int)
+    assert_type(fc.timed(timed_seven), int)
+    assert_type(fc.timed()(add)(1, 2), int)
+    assert_type(timed_add(1), int)
+    assert_type(timed_seven(), int)
+    with fc.timed() as t:
+        assert_type(t, fc.Timed)
+    assert_type(t.remote[0].queue + t.totals[0].run + t.seconds, float)
+    timed_add("1")  # type: ignore[arg-type]
+    fc.timed(quiet=1)  # type: ignore[call-overload]
+
+
 def check_maps() -> None:
     """Maps have the type of their function's values, and know their options."""
     assert_type(fc.pmap(add, [1], [2], retry_delays=[1.0], progress=True), list[int])

@@ -4,6 +4,7 @@ Everything here runs on the thread of the call, or, for a coroutine, on a thread
 """
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from .current import current_call
 from .executor import Call, Definition, EventLoop, Interrupt
 from .link import Link
 from .main_thread import on_main_thread
+from .metering import Stopwatch
 from .reader import take_ticket
 from .slots import Target
 
@@ -43,6 +45,8 @@ class Callee:
         """Run a call of a peer and answer it. Any thread; never raises."""
         token = current_call.set(call)
         call.main = on_main_thread()
+        if call.watch is not None:
+            call.watch.take_up()
         started = _clock()
         try:
             try:
@@ -75,6 +79,8 @@ class Callee:
 
     def _ended(self, call: Call, definition: Definition, started: float) -> None:
         """Do what must be done before the answer makes the caller go on: record, and let the main thread be had."""
+        if call.watch is not None:
+            call.watch.end()
         if self._node.trace is not None and call.link is not None:
             name = getattr(definition.known_function, "__qualname__", "a call")
             self._node.trace.ran(name, call.link.pid, call.number, started, _clock())
@@ -93,23 +99,31 @@ class Callee:
     ) -> None:
         """Run a call that this process makes to itself."""
         token = current_call.set(call)
+        finish = target.finish
+        if call.watch is not None:
+            call.watch.take_up()
+            finish = functools.partial(_end_watched, call, call.watch, finish)
         try:
             target.begin(call)
             value = call.run(function, args, kwargs)
             if type(value) is CoroutineType:
-                self.event_loop().start(call, value, target.finish)
+                if call.watch is not None:
+                    call.watch.end()
+                self.event_loop().start(call, value, finish)
                 return
         except BaseException as error:
             if call.want == WANT_NOTHING:
                 self.report(error)
-            target.finish(None, error)
+            finish(None, error)
         else:
-            target.finish(value, None)
+            finish(value, None)
         finally:
             self._node.own_calls.pop(call.number, None)
             current_call.reset(token)
 
     def _answer(self, call: Call, value: Any, error: BaseException | None) -> None:
+        if call.watch is not None:
+            call.watch.end()
         if error is None:
             self.answer_value(call, value)
         else:
@@ -132,6 +146,8 @@ class Callee:
         except SerializationError as error:
             self.answer_error(call, error)
             return
+        if call.watch is not None:
+            payload = call.watch.append_to(payload)
         self.post_answer(link, status, number, payload, coalesce)
 
     def _encode_small_result(self, value: Any) -> tuple[Payload, int]:
@@ -152,7 +168,10 @@ class Callee:
             return
         if call.want == WANT_FUTURE:
             self._node.references.settle((link.pid, call.number), None, error)
-        self.post_answer(link, messages.ERROR, call.number, encode_error(error, str(self._node.describe())), False)
+        payload = encode_error(error, str(self._node.describe()))
+        if call.watch is not None:
+            payload = call.watch.append_to(payload)
+        self.post_answer(link, messages.ERROR, call.number, payload)
 
     def post_answer(self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool = False) -> None:
         """Send an answer."""
@@ -196,3 +215,12 @@ class Callee:
         """Stop running coroutines."""
         if self._loop is not None:
             self._loop.close()
+
+
+def _end_watched(
+    call: Call, watch: Stopwatch, finish: Callable[[Any, BaseException | None], None], value: Any, error: Any
+) -> None:
+    """Note the end of a call of this process to itself that a block counts; then settle it."""
+    watch.end()
+    watch.report("done" if error is None else "cancelled" if call.cancelled else "failed")
+    finish(value, error)

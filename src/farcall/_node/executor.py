@@ -21,6 +21,7 @@ from .slots import Parker, wake
 
 if TYPE_CHECKING:
     from .link import Link
+    from .metering import Stopwatch
     from .node import Node
 
 SHORT = 200e-6  # seconds; what takes less on average runs on the thread that reads, at the price of delaying it
@@ -122,6 +123,7 @@ class Call:
         "task",
         "thread",
         "want",
+        "watch",
     )
 
     def __init__(self, node: "Node", link: "Link | None", number: CallId, want: int) -> None:
@@ -141,6 +143,7 @@ class Call:
         self.begun = False
         self.successors: list[Parker] = []  # threads of calls that must not begin before this one
         self.children: list[tuple[Any, CallId]] = []  # calls it made without waiting: their links and numbers
+        self.watch: Stopwatch | None = None  # of a call that a ``timed`` block counts
 
     @property
     def is_due(self) -> bool:
@@ -222,6 +225,8 @@ class Call:
         self.thread = threading.get_ident()
         if self.after is not None:
             self._await_turn(self.after)
+        if self.watch is not None:
+            self.watch.begin()
         self.begin()
         try:
             self.running = True
@@ -245,9 +250,12 @@ class Call:
         """Wait until the call before this one has begun: calls start in the order in which they were sent."""
         parker = Parker()
         before.successors.append(parker)
+        started = time.perf_counter() if self.watch is not None else 0.0
         while not before.begun:
             parker.park()
         self.after = None
+        if self.watch is not None:
+            self.watch.wait(started)
 
     def _settle_interrupt(self) -> None:
         """Take back an interrupt that has not been raised, so that it hits nothing of ours."""

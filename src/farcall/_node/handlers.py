@@ -12,6 +12,7 @@ from .._wire.frames import Frame
 from .executor import SHORT, Call, Definition
 from .link import Link
 from .main_thread import on_main_thread
+from .metering import Stopwatch
 from .prompt import execute
 from .reader import flush_quietly
 
@@ -26,6 +27,8 @@ def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
         execute(node, link, definition, frame)
         return True
     call = Call(node, link, frame.call, frame.flags & messages.WANTS)
+    if frame.flags & messages.TIMED:
+        call.watch = Stopwatch()
     link.running[frame.call] = call
     before, link.last_call = link.last_call, call
     if before is not None and not before.begun:
@@ -60,6 +63,10 @@ def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
 def on_result(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     """Deliver an answer. One that nobody waits for any more is dropped, with the references in it."""
     target = link.pending.pop(frame.call, None)
+    if link.timed:
+        timed = link.timed.pop(frame.call, None)
+        if timed is not None:
+            frame = timed.settle(frame)
     if target is None:
         if frame.attachments:
             node.references.unwrap(link, frame)

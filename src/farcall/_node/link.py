@@ -24,6 +24,7 @@ from .slots import Parker, Target
 
 if TYPE_CHECKING:
     from .executor import Call, Definition
+    from .metering import TimedCall
 
 _FIRST_SENDS = 4  # calls that go out at once before later ones wait for company
 _MISSES = 4  # useless polls in a row, then polling is given up
@@ -85,6 +86,7 @@ class Link:
         self._shared_minimum = config.shared_minimum
         # Calls: single dict operations only, which are atomic.
         self.pending: dict[CallId, Target] = {}  # made by us
+        self.timed: dict[CallId, TimedCall] = {}  # of them those that a ``timed`` block counts
         self.running: dict[CallId, Call] = {}  # made by the peer
         self.last_call: Call | None = None  # of the peer, to begin them in order; the reader's
         self.known: set[int] = set()  # numbers of our functions that the peer has

@@ -41,6 +41,7 @@ from .executor import Call, ThreadPool, at_home
 from .handlers import HANDLERS
 from .link import Link
 from .machine_code import Library
+from .metering import TimedCall, count_message, current_meter, run_metered
 from .peers import Peer, Peers
 from .reader import Hooks, Reader
 from .references import References
@@ -205,8 +206,11 @@ class Node:
         gets a thread (and no link), and its arguments are not copied. A call that makes this one is shielded.
         """
         number = next(self._numbers)
+        meter = current_meter.get()
+        timed = TimedCall(meter, function, pid) if meter is not None else None
         if pid == self.pid:
             call = self.own_calls[number] = Call(self, None, number, want)
+            call.watch = timed.stay() if timed is not None else None
             self.pool.run(self.callee.execute_here, call, target, function, args, kwargs)
             return None, number
         link = self.links.get(pid) or self.link_to(pid)
@@ -222,6 +226,8 @@ class Node:
             payload = pickles.encode_arguments(args)
         if want & messages.WANTS != WANT_NOTHING:
             link.pending[number] = target
+        if timed is not None:
+            flags |= timed.go(link, number, payload.size, want)
         try:
             self._post_call(link, flags, known, number, payload)
             if once:
@@ -249,6 +255,7 @@ class Node:
         """Make sure that a peer has a function; return its number, and whether it is for one call only."""
         shipment = self.codebook.examine(function)
         if shipment.number not in link.known:
+            count_message(shipment.payload.size)
             flags = messages.FRESH if shipment.fresh else 0
             self.references.announce(shipment.payload, link.pid)
             try:
@@ -272,6 +279,9 @@ class Node:
     def ask(self, pid: ProcessId, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a function on a process and return its value: one message each way. The caller's thread waits."""
         if pid == self.pid:
+            meter = current_meter.get()
+            if meter is not None:
+                return run_metered(meter, pid, at_home(function), args, kwargs)
             return at_home(function)(*args, **kwargs)
         slot = Slot()
         call = running_call()
@@ -308,6 +318,9 @@ class Node:
             return False
         if link.pending.pop(number, None) is None:
             return False
+        timed = link.timed.pop(number, None)
+        if timed is not None:
+            timed.give_up("cancelled")
         try:
             link.post(messages.encode_cancel(number))
         except OSError:
@@ -406,18 +419,15 @@ class Node:
             self.reader.remove(each)
             for call in list(each.running.values()):
                 call.interrupt()
-            while each.pending:
-                with contextlib.suppress(KeyError):
-                    each.pending.popitem()[1].finish(None, ProcessExited(pid, reason))
+            _fail_all(each, reason)
         self.on_exit(pid, reason)
         self.changed()
 
     def _fail_if_gone(self, link: Link) -> None:
         """Settle a call that was added to a link after its peer was buried."""
         reason = "the cluster was shut down" if self.closed else self.peers.reason(link.pid)
-        while reason is not None and link.pending:
-            with contextlib.suppress(KeyError):
-                link.pending.popitem()[1].finish(None, ProcessExited(link.pid, reason))
+        if reason is not None:
+            _fail_all(link, reason)
 
     def close(self) -> None:
         """Leave the cluster: close every link, end the threads, give all memory back."""
@@ -428,9 +438,7 @@ class Node:
         for link in list(self.reader.links):
             link.close()
             self.reader.remove(link)
-            while link.pending:
-                with contextlib.suppress(KeyError):
-                    link.pending.popitem()[1].finish(None, ProcessExited(link.pid, "the cluster was shut down"))
+            _fail_all(link, "the cluster was shut down")
         if self._listener is not None:
             self._listener.close()
         self.callee.close()
@@ -439,6 +447,16 @@ class Node:
         self.reader.join()
         self.segments.close()
         self._probe.close()
+
+
+def _fail_all(link: Link, reason: str) -> None:
+    """Fail the calls that wait for a process that is gone."""
+    while link.timed:
+        with contextlib.suppress(KeyError):
+            link.timed.popitem()[1].give_up("lost")
+    while link.pending:
+        with contextlib.suppress(KeyError):
+            link.pending.popitem()[1].finish(None, ProcessExited(link.pid, reason))
 
 
 class _Exit:

@@ -19,6 +19,7 @@ from .answers import encode_error
 from .current import running_call
 from .executor import Definition
 from .link import Link
+from .metering import current_meter
 from .reader import flush_quietly
 from .slots import Slot, Target
 
@@ -118,7 +119,7 @@ def notify(node: "Node", pid: ProcessId, operation: Callable[..., None], *args: 
         return
     link = node.links.get(pid)
     known = node.codebook.number_of(operation)
-    if link is None or known not in link.known or node.trace is not None:
+    if link is None or known not in link.known or node.trace is not None or current_meter.get() is not None:
         node.start(pid, _NOBODY, operation, args, {}, WANT_NOTHING | messages.PROMPT)
         return
     payload = pickles.encode_arguments(args)

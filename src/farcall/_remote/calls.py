@@ -16,6 +16,7 @@ from .._types import P, ProcessId, R
 from .._wire.messages import WANT_FUTURE
 from .channel import RemoteChannel
 from .future import Future
+from .metered import counted_from_now
 from .owner import is_ready as _is_ready_here
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,7 +70,7 @@ def spawnat(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs: P.kwarg
         return future
     if isinstance(where, Place):
         future = Future(node)
-        where.place(future, lambda pid: _begin(node, pid, future, f, args, kwargs))
+        where.place(future, counted_from_now(lambda pid: _begin(node, pid, future, f, args, kwargs)))
         return future
     pid = locate(where)
     future = Future(node, pid)
@@ -105,7 +106,7 @@ def remote_do(where: Where, f: Callable[P, object], /, *args: P.args, **kwargs: 
             node.tell(pid, f, *args, **kwargs)
             sent.finish(None, None)
 
-        where.place(sent, begin)
+        where.place(sent, counted_from_now(begin))
         return
     node.tell(locate(where), f, *args, **kwargs)
 

@@ -39,7 +39,7 @@ class Frame(NamedTuple):
     flags: int
     target: int
     call: int
-    body: bytes | bytearray | mmap.mmap
+    body: bytes | bytearray | mmap.mmap | memoryview
     attachments: tuple[Attachment, ...] = ()
     buffers: tuple[bytearray | mmap.mmap, ...] = ()
 

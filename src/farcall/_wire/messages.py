@@ -5,6 +5,7 @@ caller's pid the name of the value that the call makes (RefId). Messages of one 
 
 CALL     target = number of the function, flags = what is wanted back; body = pickle of ``args``, or of
          ``(args, kwargs)`` with KEYWORDS. PROMPT: run it where it is read, in the order of the messages.
+         TIMED: the answer's body ends with four durations, of which ``_node.metering`` has the meaning.
 RESULT   target = VALUE, ERROR or STORED (the value stays with its owner until it is fetched).
 DEFINE   target = number of a function, body = its pickle; FRESH: unpickle it again for every call, because
          it carries state that a call may change.
@@ -26,6 +27,7 @@ WANT_VALUE, WANT_FUTURE, WANT_NOTHING = 0, 1, 2
 WANTS = 3  # mask
 KEYWORDS = 4
 PROMPT = 8
+TIMED = 16
 FRESH = 1
 
 VALUE, ERROR, STORED = 0, 1, 2
