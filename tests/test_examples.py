@@ -131,6 +131,26 @@ def check_heads(flips: int, line: re.Match[str] | None) -> None:
     assert abs(heads - flips / 2) < 6 * math.sqrt(flips) / 2
 
 
+def test_specialise_compiles_a_version_for_each_type(tmp_path):
+    """Here the first call of each type compiles, and the second does not; the worker's values are the same."""
+    out = run(tmp_path, str(EXAMPLES / "specialise.py"))
+    here, there = out.split("Compiled here for int64, float64\n")
+    pattern = r"^addem\((\S+)\) {}:\n[\d.]+ (?:s|ms|us)(.*)\n    = (\S+)$"
+    lines = re.findall(pattern.format("here"), here, re.MULTILINE)
+    assert [(x, value, "% compilation" in rest) for x, rest, value in lines] == [
+        ("3", "12", True),
+        ("3", "12", False),
+        ("3.0", "12.0", True),
+        ("3.0", "12.0", False),
+    ]
+    lines = re.findall(pattern.format("on worker 2"), there, re.MULTILINE)
+    assert [(x, value, "1 call, " in rest) for x, rest, value in lines] == [
+        (x, value, True) for x, value in (("3", "12"), ("3", "12"), ("3.0", "12.0"), ("3.0", "12.0"))
+    ]
+    assert re.search(r"^[\d.]+ (s|ms) \(.*8 calls, ", there, re.MULTILINE)
+    assert re.findall(r"^  addem +([34]) +4 ", there, re.MULTILINE) == ["3", "4"]
+
+
 def test_listeners_hear_every_message_once(tmp_path):
     """Each message is printed by one of the workers, in the order of sending on each, and each worker stops once."""
     out = run(tmp_path, *FARCALL_RUN, str(EXAMPLES / "listener.py"))
