@@ -18,6 +18,7 @@ check: .venv/test
 bench: .venv/demo
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/maps.py
+	$(BIN)/python benchmarks/timed.py
 
 bench-micro: .venv/demo
 	cd benchmarks && ../$(BIN)/python -m micro
