@@ -13,10 +13,15 @@ from contextlib import redirect_stdout
 from io import StringIO
 
 import pytest
+from waiting import until
 
 import farcall as fc
-from farcall._node.metering import TimedCall
+from farcall._node.current import current_node
+from farcall._node.metering import Stopwatch, TimedCall
 from farcall._timed import _duration, _line, _size, _table
+from farcall._wire.frames import Frame
+from farcall._wire.messages import ERROR, RESULT, VALUE
+from farcall._wire.pickles import Payload
 
 LINE = re.compile(r"(\w+: )?[\d.]+ (s|ms|us)( until \w+)?( \(.*\))?\n")
 
@@ -375,6 +380,45 @@ async def async_nap():
     started = time.perf_counter()
     await asyncio.sleep(0.02)
     return time.perf_counter() - started
+
+
+def test_a_coroutine_here_compiles_nothing_that_its_thread_did_before():
+    """What other calls compiled on the threads that begin and end a coroutine is not the coroutine's."""
+    fc.fetch(fc.spawnat(1, compiled(), 1))
+    assert until(lambda: current_node().pool._free)
+    release = threading.Event()
+
+    async def occupy():
+        return fc.spawnat(1, release.wait)  # on the thread that began this one, so that another ends it
+
+    with fc.timed(quiet=True) as t:
+        waiting = fc.fetch(fc.spawnat(1, occupy))
+    release.set()
+    assert fc.fetch(waiting)
+    assert t.remote[0].compilation == 0
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray], ids=lambda kind: kind.__name__)
+def test_the_times_are_taken_off_an_answer(kind):
+    """An answer is what it was before its times were put at its end, and its call has these."""
+    watch = Stopwatch()
+    watch.take_up()
+    watch.begin()
+    watch.end()
+    body = watch.append_to(Payload(b"the answer")).body
+    call = TimedCall(_Nobody(), double, 2)
+    frame = Frame(RESULT, 0, VALUE, 7, kind(body))
+    assert call.settle(frame) == frame._replace(body=b"the answer")
+    assert (call.bytes_in, call.state, call.queue, call.run) == (10, "done", watch.queue, watch.run)
+    assert call.answer > 0
+
+
+def test_a_call_that_never_began_ran_for_no_time():
+    """The answer to a call that no thread has taken up says that it did not run, and was pickled in a moment."""
+    call = TimedCall(_Nobody(), double, 2)
+    call.settle(Frame(RESULT, 0, ERROR, 7, Stopwatch().append_to(Payload(b"")).body))
+    assert (call.state, call.run, call.compilation) == ("failed", 0, 0)
+    assert call.answer <= call.seconds
 
 
 def test_compilation_of_a_call_to_oneself_is_its_own():

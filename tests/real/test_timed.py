@@ -51,6 +51,7 @@ def test_a_call_is_counted_with_its_times(cluster):
     (call,) = t.remote
     assert (call.function, call.where, call.state) == ("nap", cluster[0], "done")
     assert waited <= call.run <= call.seconds <= t.seconds
+    assert call.compilation == 0
     check_parts(call)
     assert call.transfer > 0
     assert call.queue > 0
@@ -166,11 +167,20 @@ def test_a_call_that_waits_for_a_worker_shows_it(cluster):
     assert t.calls == outer.calls == 2
     assert t.remote[1].queue >= waited
     check_parts(t.remote[1])
+
+
+def test_what_has_no_answer_waits_for_a_worker_too(cluster):
+    """A remote_do that waits for a free worker counts in the block that asked for it, which may have ended."""
+    pool, gate = fc.WorkerPool(cluster[:1]), fc.RemoteChannel(1)
     with fc.timed(quiet=True) as t:
-        fc.remotecall_fetch(pool, nap, 0)
+        fc.spawnat(pool, gate.take)
         fc.remote_do(pool, nap, 0)
-    assert until(lambda: t.calls == 2)  # when the worker has been given back
-    assert [call.state for call in t.remote] == ["done", "sent"]
+    assert t.calls == 1
+    waited = nap()
+    gate.put(1)
+    assert until(lambda: t.calls == 2)
+    assert t.remote[1].state == "sent"
+    assert t.remote[1].queue >= waited
 
 
 def compile_there():
