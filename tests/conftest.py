@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+from hosts import Hosts, missing
 from waiting import until
 
 import farcall as fc
@@ -60,7 +61,7 @@ def check_nothing_leaked(
     assert _shared() <= shared
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def require() -> Callable[[object, str], None]:
     """Return a function that skips a test which lacks what it needs; in CI, where .ci/run installs it, it fails."""
 
@@ -80,4 +81,15 @@ def cluster() -> Iterator[list[int]]:
     pids = fc.addprocs(2)
     yield list(pids)
     shutdown()
+    check_nothing_leaked(*before)
+
+
+@pytest.fixture(scope="module")
+def hosts(require: Callable[[object, str], None]) -> Iterator[Hosts]:
+    """Three hosts on a network of their own for a whole module, whose tests must leave them as they were."""
+    lacking = missing()
+    require(not lacking, f"hosts for tests need {lacking}")
+    before = _children(), _own_threads(), set(_descriptors().items()), _shared()
+    with Hosts(3) as made:
+        yield made
     check_nothing_leaked(*before)
