@@ -15,7 +15,15 @@ from farcall._cluster import shutdown
 
 
 def _children() -> set[int]:
-    return {each.pid for each in psutil.Process().children(recursive=True)}
+    """The processes that came from this one, but for those of a fixture that says that they are its own."""
+    return {each.pid for each in psutil.Process().children(recursive=True) if not _is_foreign(each)}
+
+
+def _is_foreign(process: psutil.Process) -> bool:
+    try:
+        return "NOT_OF_THIS_TEST" in process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def _descriptors() -> dict[str, str]:

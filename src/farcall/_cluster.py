@@ -32,7 +32,15 @@ _NOT_MASTER = "only process 1 can add and remove workers"
 
 
 class Procs(list[ProcessId]):
-    """The ids of workers, and a ``with`` block that removes them at its end."""
+    """The ids of workers, and a ``with`` block that removes them at its end.
+
+    With them go workers of the same engine that have come since, and no more come.
+    """
+
+    engine: Engine | None = None
+
+    def __reduce__(self) -> Any:
+        return Procs, (list(self),)
 
     def __enter__(self) -> "Procs":
         return self
@@ -40,10 +48,15 @@ class Procs(list[ProcessId]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        cluster = _Master.cluster
+        if cluster is None:
+            return  # at the end of the interpreter it is gone before the block, and must not begin anew
         present = procs()
         leaving = [pid for pid in self if pid in present]
-        if leaving:  # at the end of the interpreter the cluster is gone before the block, and must not begin anew
+        if leaving:
             rmprocs(*leaving)
+        if self.engine is not None:
+            cluster.dismiss_engine(self.engine)
 
 
 class Cluster:
@@ -53,6 +66,7 @@ class Cluster:
         self.token = secrets.token_bytes(32)
         self.node = Node(1, self.token, read_config(), dial=dial)
         self.mirror = Mirror()
+        self.node.on_output = self.mirror.put
         self.node.on_exit = self._exited
         self._records = threading.Lock()  # guards the two tables of ends below
         self._next_pid = 2
@@ -61,10 +75,12 @@ class Cluster:
         self._early: dict[int, str] = {}  # why workers ended before they had joined
         self._watched: list[Engine] = []
         self._removing: set[ProcessId] = set()
+        self._retiring: set[ProcessId] = set()
 
     def add(self, engine: Engine, timeout: float, at_least: int | None) -> Procs:
         """Launch workers and have them join; see ``addprocs``."""
         added, failures = Procs(), list[Exception]()
+        added.engine = engine
         self._watch(engine)
         arrivals = engine.launch(Offer(self.token, timeout))
         try:
@@ -80,6 +96,7 @@ class Cluster:
         except BaseException:
             arrivals.close()  # type: ignore[attr-defined]
             self.remove(added, waitfor=None)
+            self.dismiss_engine(engine)
             raise
         for failure in failures:
             warnings.warn(f"going on without a worker: {failure}", RuntimeWarning, stacklevel=4)
@@ -133,6 +150,23 @@ class Cluster:
         if not any(engine is each for each in self._watched):
             self._watched.append(engine)
             engine.watch(self._ended)
+            engine.follow(lambda worker: self.node.pool.run(self._join_late, engine, worker))
+
+    def _join_late(self, engine: Engine, worker: Launched) -> None:
+        """Have a worker join that nobody waits for."""
+        failures = list[Exception]()
+        if any(engine is each for each in self._watched):
+            self._try_join(engine, worker, self.node.config.worker_timeout, Procs(), failures)
+        for failure in failures:
+            _report(str(failure))
+
+    def dismiss_engine(self, engine: Engine) -> None:
+        """Remove what workers an engine has, and want no more from it."""
+        self._watched = [each for each in self._watched if each is not engine]
+        mine = [pid for pid, (each, _) in list(self._engines.items()) if each is engine]
+        if mine:
+            self.remove(mine, waitfor=None)
+        engine.close()
 
     def _ended(self, worker: Launched, reason: str) -> None:
         """A process has ended, says its engine."""
@@ -150,10 +184,7 @@ class Cluster:
         if engine_and_worker is not None and pid not in self._removing:
             engine_and_worker[0].stop(engine_and_worker[1], force=True)  # it may only be out of reach
             if not self.node.closed:
-                # One write: ``print`` makes two, and other threads write too.
-                with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed: go on
-                    sys.stderr.write(f"farcall: worker {pid} is gone: {reason}\n")
-                    sys.stderr.flush()
+                _report(f"worker {pid} is gone: {reason}")
         for other in self.node.peers.pids():
             if other != 1:
                 with contextlib.suppress(Exception):
@@ -173,6 +204,14 @@ class Cluster:
                 raise TimeoutError(f"workers {leaving} did not leave within {waitfor} s; the removal goes on") from None
         return done
 
+    def retire(self, pids: Iterable[ProcessId]) -> None:
+        """Have the engines end more than our part of some workers, when that has left."""
+        for pid in pids:
+            engine = self._engines[pid][0] if pid in self._engines else None
+            if engine is not None and not engine.can_retire:
+                raise ValueError(f"worker {pid} is not one of a Dask cluster, which could retire it")
+        self._retiring.update(pids)
+
     def _remove(self, pids: list[ProcessId], patience: float, done: Future[None] | None) -> None:
         left = {pid: self._engines[pid] for pid in pids if pid in self._engines}
         for pid in left:
@@ -185,6 +224,10 @@ class Cluster:
                 if self.node.peers.reason(pid) is None:
                     engine.stop(worker, force=force)
         self._all_gone(left, 10.0)
+        for pid, (engine, worker) in left.items():
+            if pid in self._retiring:
+                with contextlib.suppress(Exception):  # what it is part of is gone
+                    engine.retire(worker)
         if done is not None:
             done.finish(None, None)
 
@@ -201,8 +244,17 @@ class Cluster:
         self.node.leaving = True
         self._removing.update(self._engines)
         self._remove(list(self._engines), _AT_EXIT, None)
+        for engine in self._watched:
+            engine.close()
         self.mirror.close(1.0)
         self.node.close()
+
+
+def _report(what: str) -> None:
+    # One write: ``print`` makes two, and other threads write too.
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # stderr is closed: go on
+        sys.stderr.write(f"farcall: {what}\n")
+        sys.stderr.flush()
 
 
 def _pack(peer: Peer) -> tuple[Any, ...]:
@@ -276,7 +328,7 @@ def _forget_cluster() -> None:
 
 
 def addprocs(
-    what: int | Engine | None = None,
+    what: Any = None,
     /,
     *,
     threads: int = 1,
@@ -288,17 +340,22 @@ def addprocs(
 ) -> Procs:
     """Start workers and return their ids, in a list that is also a context manager which removes them.
 
-    ``what`` is how many processes of this machine to start (as many as there are processors by default), or an
-    engine that brings others. Local workers see ``sys.path``, the working directory and the environment as they
-    are now; ``env`` overrides variables (None removes one), ``cwd`` the directory, ``python`` the interpreter,
-    ``threads`` is how many threads NumPy, Numba and their like use in each. Blocks until the workers answer, at
-    most ``timeout`` seconds (60, or FARCALL_WORKER_TIMEOUT). One that cannot start is a ``LaunchError`` with what
-    it printed, and the others are removed again; with ``at_least=k`` the rest go on if they are k, and the failures
-    are warned of. Only process 1 may call this. Julia: the same name.
+    ``what`` is how many processes of this machine to start (as many as there are processors by default); or a Dask
+    cluster: the address of its scheduler, a ``distributed.Client`` or a ``Cluster``, each of whose workers, also of
+    those that come later, then has a process of ours inside; or an engine that brings others.
+
+    Local workers see ``sys.path``, the working directory and the environment as they are now; ``env`` overrides
+    variables (None removes one), ``cwd`` the directory, ``python`` the interpreter, ``threads`` is how many threads
+    NumPy, Numba and their like use in each. Blocks until the workers answer, at most ``timeout`` seconds (60, or
+    FARCALL_WORKER_TIMEOUT). One that cannot start is a ``LaunchError`` with what it printed, and the others are
+    removed again; with ``at_least=k`` the rest go on if they are k, and the failures are warned of. Only process 1
+    may call this. Julia: the same name.
     """
     cluster = master()
+    if _is_dask(what):
+        what = _dask(what)
     if isinstance(what, bool) or not isinstance(what, (int, Engine, type(None))):
-        raise TypeError(f"addprocs({what!r}): write how many local workers to start, or an engine")
+        raise TypeError(f"addprocs({what!r}): write how many local workers to start, a Dask cluster, or an engine")
     if isinstance(what, Engine):
         given = {"env": env, "cwd": cwd, "python": python}
         unwanted = [name for name, value in given.items() if value is not None]
@@ -311,13 +368,32 @@ def addprocs(
     return cluster.add(engine, cluster.node.config.worker_timeout if timeout is None else timeout, at_least)
 
 
-def rmprocs(*pids: ProcessId | Iterable[ProcessId], waitfor: float | None = None) -> Future[None]:
+def _is_dask(what: object) -> bool:
+    """Whether this is the address of a Dask scheduler, or a client or cluster of Dask's."""
+    dask: Any = sys.modules.get("distributed")
+    if isinstance(what, str):
+        return ":" in what
+    return dask is not None and isinstance(what, (dask.Client, dask.deploy.Cluster))
+
+
+def _dask(cluster: Any) -> Engine:
+    try:
+        from ._engines.dask import Dask
+    except ImportError as error:
+        raise ImportError(f"workers of a Dask cluster need Dask: pip install 'farcall[dask]' ({error})") from error
+    atexit.unregister(shutdown)
+    atexit.register(shutdown)  # before Dask ends what it has started
+    return Dask(cluster)
+
+
+def rmprocs(*pids: ProcessId | Iterable[ProcessId], waitfor: float | None = None, retire: bool = False) -> Future[None]:
     """Remove workers; return a Future that is done when they are gone.
 
     Blocks until then; ``waitfor=0`` returns at once; after ``waitfor`` seconds it is a ``TimeoutError``, and the
     removal goes on. A worker is asked to end, which it does when its main thread is free, then gets SIGTERM, then
     SIGKILL. Calls under way there end with ``ProcessExited``. A worker that is gone already is no error, an id
-    that never was is a ``ValueError``, and process 1 stays. Only process 1 may call this. Julia: the same name.
+    that never was is a ``ValueError``, and process 1 stays. A worker of a Dask cluster ends, and Dask's worker in which
+    it was goes on, unless ``retire=True`` has Dask close that too. Only process 1 may call this. Julia: the same name.
     """
     flat = [pid for each in pids for pid in ([each] if isinstance(each, int) else each)]
     cluster = master()
@@ -327,6 +403,8 @@ def rmprocs(*pids: ProcessId | Iterable[ProcessId], waitfor: float | None = None
     for pid in leaving:
         with contextlib.suppress(ProcessExited):
             cluster.node.peers.get(pid)
+    if retire:
+        cluster.retire(leaving)
     return cluster.remove(leaving, waitfor)
 
 

@@ -4,9 +4,12 @@ The answer is a Call: inside a remote call that call; in a thread of a node a ca
 elsewhere the node of the process, if it has one.
 """
 
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .._wire.pickles import set_main
 
 if TYPE_CHECKING:
     from .executor import Call
@@ -36,6 +39,15 @@ def find_node() -> "Node | None":
     """Return the node that the running code belongs to, if any."""
     call = current_call.get()
     return call.node if call is not None else _Process.node
+
+
+def main_namespace() -> dict[str, Any]:
+    """Return what ``__main__`` means to the running code: the globals of that module, or those of a guest."""
+    node = find_node()
+    return sys.modules["__main__"].__dict__ if node is None or node.main is None else node.main
+
+
+set_main(main_namespace)
 
 
 def running_call() -> "Call | None":

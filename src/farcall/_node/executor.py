@@ -8,7 +8,6 @@ first and read then: whoever interrupts sets ``cancelled`` and looks at ``shield
 import contextvars
 import ctypes
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .._transport.shm import Mapping
 from .._types import CallId
 from .._wire import pickles
+from .current import main_namespace
 from .slots import Parker, wake
 
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ def at_home(function: Any) -> Any:
 
 
 def _eval_in_main(source: Any, globals: Any = None, locals: Any = None, /) -> Any:
-    return eval(source, sys.modules["__main__"].__dict__ if globals is None else globals, locals)
+    return eval(source, main_namespace() if globals is None else globals, locals)
 
 
 def _exec_in_main(source: Any, globals: Any = None, locals: Any = None, /) -> None:
-    exec(source, sys.modules["__main__"].__dict__ if globals is None else globals, locals)
+    exec(source, main_namespace() if globals is None else globals, locals)
 
 
 def copy_buffer(buffer: Any) -> Any:

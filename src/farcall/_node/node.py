@@ -77,6 +77,9 @@ class Node:
         self.journal: list[tuple[Any, ...]] = []  # what ``everywhere`` did, for workers that join later; the master's
         self.joining = threading.RLock()  # held while somebody joins; who must not miss anybody takes it too
         self.default_pool: Any = None
+        self.main: dict[str, Any] | None = None  # the globals of ``__main__`` in a guest
+        self.leave: Callable[[], None] = self.close  # what the master's goodbye does
+        self.on_output: Callable[[ProcessId, str, str], None] = lambda pid, stream, text: None  # of guests
         self.members_changed = threading.Condition()
         self.observers: weakref.WeakSet[Any] = weakref.WeakSet()  # told by ``changed``
         self.on_exit: Callable[[ProcessId, str], None] = lambda pid, reason: None

@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from typing import Any
 
 from .._types import ProcessId
@@ -107,6 +108,7 @@ class Mirror:
         self._woken, self._waker = socket.socketpair()
         self._selector.register(self._woken, selectors.EVENT_READ, None)
         self._sources: set[_Source] = set()
+        self._lines: deque[tuple[ProcessId, str, str]] = deque()  # that came in messages
         self._closing: float | None = None
         self._thread = threading.Thread(target=self._run, name="farcall-output", daemon=True)
         self._thread.start()
@@ -120,6 +122,12 @@ class Mirror:
                 self._sources.add(source)
                 self._selector.register(descriptor, selectors.EVENT_READ, source)
         self._waker.send(b"x")
+
+    def put(self, pid: ProcessId, stream: str, text: str) -> None:
+        """Print whole lines that a worker has sent. Any thread; does not wait."""
+        self._lines.append((pid, stream, text))
+        with contextlib.suppress(OSError):  # closed meanwhile, or it is awake anyway
+            self._waker.send(b"x")
 
     def drain(self, pid: ProcessId) -> None:
         """Read no longer from a worker that has ended than it takes to read what it left."""
@@ -145,6 +153,7 @@ class Mirror:
             for key, _ in self._selector.select(left):
                 if key.data is None:
                     self._woken.recv(4096)
+                    self._print_lines()
                 elif not key.data.copy():
                     self._end(key.data)
             for source in list(self._sources):
@@ -155,6 +164,11 @@ class Mirror:
                     self._end(source)
         for source in list(self._sources):
             self._end(source)
+        self._print_lines()
+
+    def _print_lines(self) -> None:
+        while self._lines:
+            print_lines(*self._lines.popleft())
 
     def _is_done(self) -> bool:
         return self._closing is not None and (not self._sources or time.monotonic() >= self._closing)
@@ -197,9 +211,13 @@ class _Source:
         os.close(self.descriptor)
 
     def _print(self, lines: bytes) -> None:
-        text = lines.decode("utf-8", "backslashreplace")
-        labelled = "".join(f"From worker {self.pid}:\t{line}\n" for line in text.split("\n"))
-        with contextlib.suppress(Exception):  # a closed or broken sys.stdout is the user's to have
-            stream = getattr(sys, self._name)
-            stream.write(labelled)
-            stream.flush()
+        print_lines(self.pid, self._name, lines.decode("utf-8", "backslashreplace"))
+
+
+def print_lines(pid: ProcessId, name: str, text: str) -> None:
+    """Print lines of a worker, each with its number, on the current stream of a name."""
+    labelled = "".join(f"From worker {pid}:\t{line}\n" for line in text.split("\n"))
+    with contextlib.suppress(Exception):  # a closed or broken sys.stdout is the user's to have
+        stream = getattr(sys, name)
+        stream.write(labelled)
+        stream.flush()

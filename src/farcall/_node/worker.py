@@ -50,6 +50,7 @@ def serve(node: Node, ready: int, timeout: float) -> None:
     """Announce the address of a node and serve its master until that says goodbye or is gone."""
     set_process_node(node)
     node.on_exit = _leave_with_master
+    node.leave = node.reader.stop_main
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     abandoned = threading.Timer(timeout, _give_up, [node, timeout])
@@ -70,8 +71,8 @@ def serve(node: Node, ready: int, timeout: float) -> None:
 
 
 def leave() -> None:
-    """End this worker as soon as its main thread is free; called by the master."""
-    current_node().reader.stop_main()
+    """Leave the cluster; called by the master. A process that is a worker only ends when its main thread is free."""
+    current_node().leave()
 
 
 def _say_last_words() -> None:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any, TypeAlias, TypeVar, overload
 
 from .._errors import ProcessExited
-from .._node.current import current_node, find_node, running_call, shielded
+from .._node.current import current_node, find_node, main_namespace, running_call, shielded
 from .._node.node import Node
 from .._types import P, ProcessId, R
 from .._wire.messages import WANT_FUTURE
@@ -292,7 +292,7 @@ def add_to_journal(*action: Any) -> None:
 
 def define(name: str, what: Any) -> None:
     """Bind a name in ``__main__`` of this process."""
-    main = sys.modules["__main__"].__dict__
+    main = main_namespace()
     if main.get(name) is not what:
         main[name] = what
 
@@ -301,12 +301,12 @@ def bind_module(name: str) -> None:
     """Import a module and bind its top-level package in ``__main__`` of this process."""
     __import__(name)
     top = name.partition(".")[0]
-    sys.modules["__main__"].__dict__[top] = sys.modules[top]
+    main_namespace()[top] = sys.modules[top]
 
 
 def run_code(code: str) -> Any:
     """Run code in ``__main__`` of this process and return the value of its last line if that is an expression."""
-    namespace = sys.modules["__main__"].__dict__
+    namespace = main_namespace()
     tree = ast.parse(code, "<everywhere>")
     last = tree.body[-1] if tree.body else None
     if isinstance(last, ast.Expr):

@@ -172,10 +172,17 @@ def encode(value: object, limit: int | None = None) -> Payload:
 
 
 class MainNames(dict[str, Any]):
-    """The globals of a function whose sender lacked a name: it is looked up in ``__main__`` of this process."""
+    """The globals of a function whose sender lacked a name: it is looked up in ``__main__`` where it runs."""
+
+    find: Callable[[], dict[str, Any]] = staticmethod(lambda: sys.modules["__main__"].__dict__)
 
     def __missing__(self, name: str) -> Any:
-        return sys.modules["__main__"].__dict__[name]
+        return MainNames.find()[name]
+
+
+def set_main(find: Callable[[], dict[str, Any]]) -> None:
+    """Say how ``__main__`` of the running code is found."""
+    MainNames.find = staticmethod(find)
 
 
 def encode_arguments(args: tuple[Any, ...]) -> Payload:

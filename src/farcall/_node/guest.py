@@ -1,0 +1,70 @@
+"""A node in a process that belongs to somebody else, such as a worker of Dask.
+
+It leaves its host alone: the process, its main thread, its signals, ``__main__``, its standard output and its event
+loop stay as they are, and when the master is gone nothing is left of the node but threads that run code which cannot
+be interrupted. There may be several, of one master or of several, and they do not see each other.
+"""
+
+import threading
+from collections.abc import Callable
+
+from .._config import read_config
+from .._transport.sockets import SocketListener, dial
+from .._types import ProcessId
+from .current import find_node, set_process_node
+from .guest_output import take_output
+from .node import Node
+
+
+class Guest:
+    """A node that serves one master, from now until that says goodbye or is gone, or ``end`` is called.
+
+    It listens on a free port of a host's address. ``on_end`` is called once, with the reason.
+    """
+
+    def __init__(self, token: bytes, host: str, timeout: float, on_end: Callable[[str], None]) -> None:
+        address = f"tcp:[{host}]:0" if ":" in host else f"tcp:{host}:0"
+        self._on_end = on_end
+        self._ending = threading.Lock()
+        self._listener = SocketListener(address)
+        self._node = node = Node(0, token, read_config(), dial=dial, listener=self._listener)
+        node.main = {"__name__": "__main__", "__builtins__": __builtins__}
+        node.on_exit = self._exited
+        node.leave = lambda: self.end("it was removed")
+        self._output = take_output(node)
+        if find_node() is None:
+            set_process_node(node)  # for threads that the user's code starts
+        self._abandoned = threading.Timer(timeout, self._give_up)
+        self._abandoned.daemon = True
+        self._abandoned.start()
+
+    @property
+    def address(self) -> str:
+        """What the master dials."""
+        return self._listener.address
+
+    def end(self, reason: str) -> None:
+        """Leave the cluster soon. Any thread; again is no error; does not wait."""
+        if self._ending.acquire(blocking=False):
+            threading.Thread(target=self._end, args=(reason,), name="farcall-end", daemon=True).start()
+
+    def _end(self, reason: str) -> None:
+        node = self._node
+        self._abandoned.cancel()
+        node.leaving = True
+        for link in list(node.reader.links):
+            for call in list(link.running.values()):
+                call.interrupt()
+        self._output.finish()
+        self._on_end(reason)  # before the connection ends, which waits for its reason a moment only
+        node.close()
+        if find_node() is node:
+            set_process_node(None)
+
+    def _exited(self, pid: ProcessId, reason: str) -> None:
+        if pid == 1:
+            self.end(f"its master is gone: {reason}")
+
+    def _give_up(self) -> None:
+        if self._node.pid == 0:
+            self.end("no master connected")
