@@ -19,6 +19,7 @@ bench: .venv/demo
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/timed.py
+	$(BIN)/python benchmarks/tls.py
 
 bench-micro: .venv/demo
 	cd benchmarks && ../$(BIN)/python -m micro

@@ -1,5 +1,6 @@
 """Only those who know the token get in, only equals go on, and nothing of a stranger is believed."""
 
+import errno
 import json
 import pickle
 import secrets
@@ -236,6 +237,21 @@ def test_the_token_is_never_sent(ends, name):
     assert [each.outcome() for each in sides] == [LISTENER, DIALLER]
     for each in recorders:
         assert not any(token[start : start + 8] in each.sent for start in range(24))
+
+
+def test_a_peer_whom_the_transport_refuses_is_named_in_its_words(ends):
+    """Where the transport itself asks who the peer is, its refusal is an AuthenticationError with nothing around it."""
+
+    class Strict:
+        def receive_into(self, buffer):
+            raise PermissionError(errno.EACCES, "the peer's certificate has expired")
+
+        def __getattr__(self, name):
+            return getattr(ends[1], name)
+
+    with pytest.raises(AuthenticationError, match=r"^the peer's certificate has expired$") as caught:
+        perform(Strict(), listener_steps(TOKEN, LISTENER), PATIENCE)
+    assert caught.value.__cause__ is None
 
 
 # Versions

@@ -130,6 +130,26 @@ def test_a_listener_says_where_it_can_be_dialled():
     listener.close()
 
 
+def test_a_listener_may_advertise_another_host():
+    """With ``advertise`` the address names that host, with brackets if it is of IPv6, and the port that was taken."""
+    for host, written in (("127.0.0.1", "127.0.0.1"), ("localhost", "localhost"), ("::1", "[::1]"), ("[::1]", "[::1]")):
+        listener = SocketListener("tcp:0.0.0.0:0", advertise=host)
+        port = listener._socket.getsockname()[1]
+        assert listener.address == f"tcp:{written}:{port}"
+        if ":" not in host:
+            dialled = dial(listener.address)
+            listener.accept().close()
+            dialled.close()
+        listener.close()
+
+
+@pytest.mark.parametrize(("address", "host"), [("unix:@name", "host"), ("tcp:0.0.0.0:0", "")])
+def test_only_a_host_stands_for_another(address, host):
+    """A Unix name cannot be advertised as a host, nor a host as nothing."""
+    with pytest.raises(ValueError, match="only a host can stand for another host"):
+        SocketListener(address, advertise=host)
+
+
 def test_private_addresses_are_fresh():
     """Two private addresses differ, and are names without a file."""
     assert private_address() != private_address()

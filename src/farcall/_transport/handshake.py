@@ -110,6 +110,8 @@ def perform(transport: Transport, steps: Steps, timeout: float) -> Hello:
                 return hello
     except BaseException as error:
         transport.close()
+        if isinstance(error, PermissionError):  # a certificate that was not accepted, in words for the user
+            raise AuthenticationError(error.strerror) from None
         if isinstance(error, (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)):
             raise AuthenticationError(f"the handshake did not complete: {error!r}") from error
         raise

@@ -20,11 +20,7 @@ class SocketTransport(Transport):
     """A connected stream socket."""
 
     def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        if connection.family != socket.AF_UNIX:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._socket = connection
+        self._socket = make_prompt(connection)
         self.receive_into = connection.recv_into  # type: ignore[method-assign]  # the hot path: no frame between
 
     def fileno(self) -> int:
@@ -47,10 +43,13 @@ class SocketTransport(Transport):
 
 
 class SocketListener(Listener):
-    """A listening socket; ``address`` is what a peer dials."""
+    """A listening socket; ``address`` is what a peer dials.
 
-    def __init__(self, address: str | None = None) -> None:
-        self._socket, self.address = _bind(address or private_address())
+    With ``advertise``, a host, it names that and not the host that the socket is bound to, say 0.0.0.0.
+    """
+
+    def __init__(self, address: str | None = None, *, advertise: str | None = None, stream: str = "tcp") -> None:
+        self._socket, self.address = _bind(address or private_address(), advertise, stream)
         self._socket.listen(128)
         self._socket.setblocking(False)
 
@@ -58,12 +57,16 @@ class SocketListener(Listener):
         return self._socket.fileno()
 
     def accept(self) -> Transport:
+        return SocketTransport(self.accept_socket())
+
+    def accept_socket(self) -> socket.socket:
+        """Do what ``accept`` does, and return the bare connection."""
         connection, _ = self._socket.accept()
         user = _peer_user(connection)
         if user is not None and user not in (os.geteuid(), 0):
             connection.close()
             raise PermissionError(f"user {user} tried to connect to {self.address}")
-        return SocketTransport(connection)
+        return connection
 
     def close(self) -> None:
         self._socket.close()
@@ -83,7 +86,12 @@ def private_address() -> str:
 
 def dial(address: str, timeout: float = 10.0) -> Transport:
     """Return a connection to a listener. Blocks up to ``timeout`` seconds; OSError names the address."""
-    family, where = _parse(address)
+    return SocketTransport(connect(address, timeout))
+
+
+def connect(address: str, timeout: float, stream: str = "tcp") -> socket.socket:
+    """Do what ``dial`` does, and return the bare connection; ``stream`` is what addresses of a port begin with."""
+    family, where = _parse(address, stream)
     connection = socket.socket(family, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout)
@@ -91,22 +99,33 @@ def dial(address: str, timeout: float = 10.0) -> Transport:
     except OSError as error:
         connection.close()
         raise OSError(error.errno, f"cannot connect to {address}: {error.strerror or error}") from error
-    return SocketTransport(connection)
+    return connection
 
 
-def _parse(address: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
+def make_prompt(connection: socket.socket) -> socket.socket:
+    """Have a connection never block, send small messages at once, and notice in the end that its peer is gone."""
+    connection.setblocking(False)
+    if connection.family != socket.AF_UNIX:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connection
+
+
+def _parse(address: str, stream: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:
     scheme, _, rest = address.partition(":")
     if scheme == "unix" and rest:
         return socket.AF_UNIX, "\0" + rest[1:] if rest[0] == "@" else rest
     host, _, port = rest.rpartition(":")
-    if scheme == "tcp" and host and port.isdigit():
+    if scheme == stream and host and port.isdigit():
         host = host.strip("[]")
         return (socket.AF_INET6 if ":" in host else socket.AF_INET), (host, int(port))
-    raise ValueError(f"{address!r} is no address; write unix:@name, unix:/path or tcp:host:port")
+    raise ValueError(f"{address!r} is no address; write unix:@name, unix:/path or {stream}:host:port")
 
 
-def _bind(address: str) -> tuple[socket.socket, str]:
-    family, where = _parse(address)
+def _bind(address: str, advertise: str | None, stream: str) -> tuple[socket.socket, str]:
+    family, where = _parse(address, stream)
+    if advertise is not None and (family == socket.AF_UNIX or not advertise):
+        raise ValueError(f"{address} cannot be advertised as {advertise!r}: only a host can stand for another host")
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         if family != socket.AF_UNIX:
@@ -118,7 +137,8 @@ def _bind(address: str) -> tuple[socket.socket, str]:
     if family == socket.AF_UNIX:
         return listener, address
     host, port = listener.getsockname()[:2]
-    return listener, f"tcp:[{host}]:{port}" if ":" in host else f"tcp:{host}:{port}"
+    host = advertise.strip("[]") if advertise else host
+    return listener, f"{stream}:[{host}]:{port}" if ":" in host else f"{stream}:{host}:{port}"
 
 
 def _peer_user(connection: socket.socket) -> int | None:
