@@ -67,7 +67,6 @@ class DaskCluster:
 
         return [each for found in self.client.run(ours).values() for each in found]
 
-
     def stacks(self):
         """Return what our threads in the workers do, for a failure."""
 
