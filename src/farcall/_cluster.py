@@ -34,7 +34,7 @@ _NOT_MASTER = "only process 1 can add and remove workers"
 class Procs(list[ProcessId]):
     """The ids of workers, and a ``with`` block that removes them at its end.
 
-    With them go workers of the same engine that have come since, and no more come.
+    Of a cluster whose workers come and go, those go too that have come since, and no more come.
     """
 
     engine: Engine | None = None
@@ -55,8 +55,8 @@ class Procs(list[ProcessId]):
         leaving = [pid for pid in self if pid in present]
         if leaving:
             rmprocs(*leaving)
-        if self.engine is not None:
-            cluster.dismiss_engine(self.engine)
+        if self.engine is not None and self.engine.is_elastic:
+            cluster.let_go(self.engine)
 
 
 class Cluster:
@@ -96,7 +96,8 @@ class Cluster:
         except BaseException:
             arrivals.close()  # type: ignore[attr-defined]
             self.remove(added, waitfor=None)
-            self.dismiss_engine(engine)
+            if engine.is_elastic:
+                self.let_go(engine)
             raise
         for failure in failures:
             warnings.warn(f"going on without a worker: {failure}", RuntimeWarning, stacklevel=4)
@@ -160,7 +161,7 @@ class Cluster:
         for failure in failures:
             _report(str(failure))
 
-    def dismiss_engine(self, engine: Engine) -> None:
+    def let_go(self, engine: Engine) -> None:
         """Remove what workers an engine has, and want no more from it."""
         self._watched = [each for each in self._watched if each is not engine]
         mine = [pid for pid, (each, _) in list(self._engines.items()) if each is engine]
@@ -208,7 +209,7 @@ class Cluster:
         """Have the engines end more than our part of some workers, when that has left."""
         for pid in pids:
             engine = self._engines[pid][0] if pid in self._engines else None
-            if engine is not None and not engine.can_retire:
+            if engine is not None and not engine.is_elastic:
                 raise ValueError(f"worker {pid} is not one of a Dask cluster, which could retire it")
         self._retiring.update(pids)
 

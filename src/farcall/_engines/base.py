@@ -41,20 +41,20 @@ class Engine(ABC):
     def stop(self, worker: Launched, *, force: bool) -> None:
         """Ask a worker to end (SIGTERM), or end it (``force``: SIGKILL). Returns at once; a dead worker is no error."""
 
+    @abstractmethod
+    def watch(self, on_exit: Callable[[Launched, str], None]) -> None:
+        """Have ``on_exit`` called once for each launched worker that ends, with the reason, also if it ended before."""
+
+    # Engines whose workers come and go by themselves
+
+    is_elastic = False
+    """Whether its workers are somebody else's, who come and go, and in which ours is a part."""
+
     def follow(self, on_arrival: Callable[[Launched], None]) -> None:  # noqa: B027
-        """Have ``on_arrival`` called with each worker that comes without having been asked for, from now on.
-
-        Most engines bring none.
-        """
-
-    can_retire = False  # whether there is more to a worker than our part of it
+        """Have ``on_arrival`` called with each worker that comes without having been asked for, from now on."""
 
     def retire(self, worker: Launched) -> None:  # noqa: B027
         """End the whole of a worker, our part of which has been stopped. May block."""
 
     def close(self) -> None:  # noqa: B027
         """Bring no more workers, and release what the engine holds. Their workers have been stopped."""
-
-    @abstractmethod
-    def watch(self, on_exit: Callable[[Launched, str], None]) -> None:
-        """Have ``on_exit`` called once for each launched worker that ends, with the reason, also if it ended before."""

@@ -49,7 +49,7 @@ class Dask(Engine):
     Our links to them need our cluster's token, which Dask carries, and are not encrypted: one with TLS is refused.
     """
 
-    can_retire = True
+    is_elastic = True
 
     def __init__(self, cluster: Any, *, security: Any = None) -> None:
         self._cluster = cluster
