@@ -1,5 +1,6 @@
 """Maps over real workers: what they return, for which inputs, and what they leave behind."""
 
+import gc
 import itertools
 import operator
 import os
@@ -257,7 +258,6 @@ def test_a_reduction_keeps_the_order_of_the_items(cluster):
 def test_any_operation_reduces(cluster, op):
     """Operators, min and max, ufuncs, functions."""
     import functools
-import gc
 
     numbers = [int(n) for n in np.random.default_rng(1).integers(1, 5, 300)]
     assert fc.pmapreduce(int, op, numbers) == functools.reduce(op, numbers)
