@@ -16,10 +16,11 @@ from ._config import read_config
 from ._engines.base import Engine, Launched, Offer
 from ._engines.local import Local
 from ._errors import LaunchError, ProcessExited
-from ._node.current import current_call, current_node, find_node, set_node_maker, set_process_node
+from ._node.current import current_node, find_node, set_node_maker, set_process_node
 from ._node.node import Node
 from ._node.output import Mirror
 from ._node.peers import Peer
+from ._node.prompt import Asker, notify
 from ._node.worker import leave
 from ._remote.calls import run_on
 from ._remote.future import Future
@@ -443,13 +444,11 @@ def interrupt(*pids: ProcessId | Iterable[ProcessId]) -> None:
     node = master().node
     for pid in flat or workers():
         if pid != 1:
-            node.tell(pid, interrupt_calls)
+            notify(node, pid, interrupt_calls)
 
 
-def interrupt_calls() -> None:
-    """Interrupt every call of this process but this one."""
-    node, me = current_node(), current_call.get()
+def interrupt_calls(node: Node, asker: Asker) -> None:
+    """Interrupt every call that has come to this process until now; an operation."""
     for link in list(node.reader.links):
         for call in list(link.running.values()):
-            if call is not me:
-                call.interrupt()
+            node.pool.run(call.interrupt)
