@@ -57,7 +57,6 @@ class Dask(Engine):
         self._session = f"farcall-{secrets.token_hex(8)}"
         self._client: Any = None
         self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()
         self._awaited: dict[str, queue.SimpleQueue[Launched | LaunchError]] = {}  # by Dask address, by ``launch``
         self._present: dict[str, Launched] = {}
         self._on_exit: list[Callable[[Launched, str], None]] = []
@@ -69,17 +68,19 @@ class Dask(Engine):
     def launch(self, offer: Offer) -> Iterator[Launched | LaunchError]:
         deadline = time.monotonic() + offer.timeout
         arrivals: queue.SimpleQueue[Launched | LaunchError] = queue.SimpleQueue()
-        self._connect(offer, arrivals)
+        left = self._connect(offer, arrivals)
         try:
-            while self._awaited:
+            while left:
                 try:
-                    yield arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
+                    arrival = arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
                 except queue.Empty:
-                    for address in list(self._awaited):
-                        if self._awaited.pop(address, None) is not None:
-                            yield LaunchError(f"the Dask worker {address} did not start within {offer.timeout:g} s")
-            while not arrivals.empty():
-                yield arrivals.get()
+                    try:
+                        address, _ = self._awaited.popitem()
+                    except KeyError:
+                        continue  # the last ones are just being put there
+                    arrival = LaunchError(f"the Dask worker {address} did not start within {offer.timeout:g} s")
+                left -= 1
+                yield arrival
         finally:
             self._awaited.clear()
 
@@ -115,8 +116,8 @@ class Dask(Engine):
         scheduler = getattr(self._cluster, "scheduler_address", None)
         return str(scheduler or self._cluster.scheduler.address)
 
-    def _connect(self, offer: Offer, arrivals: "queue.SimpleQueue[Launched | LaunchError]") -> None:
-        """Have a node started in each worker."""
+    def _connect(self, offer: Offer, arrivals: "queue.SimpleQueue[Launched | LaunchError]") -> int:
+        """Have a node started in each worker; return how many of them are there now, and arrive or fail."""
         if self._client is not None:
             raise LaunchError(f"{self!r} has brought its workers already: make another")
         address = self._address()
@@ -133,12 +134,13 @@ class Dask(Engine):
         client.subscribe_topic("all", self._note_event)
         try:
             self._await_subscription(client, offer.timeout)
-            for address in client.scheduler_info(n_workers=-1)["workers"]:
-                self._awaited[address] = arrivals
+            present = client.scheduler_info(n_workers=-1)["workers"]
+            self._awaited.update(dict.fromkeys(present, arrivals))
             threading.Thread(target=self._tend, name="farcall-dask", daemon=True).start()
             client.register_plugin(Janitor(self._session, client.id), name=self._session)
             plugin = Host(self._session, offer.token, offer.timeout)
             client.register_plugin(plugin, name=self._session)
+            return len(present)
         except Exception as error:
             self.close()
             raise LaunchError(f"Dask's workers could not start a node: {type(error).__name__}: {error}") from error
