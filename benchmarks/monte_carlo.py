@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from baselines import clock, interleave
+from generator import set_tables
 from numba import njit
 from report import Row, at_most, run
 
-from farcall.random import _normal, rand, randbool, randint, randn, reseed, xoshiro
+from farcall.random import rand, randbool, randint, randn, reseed, xoshiro
 
 _SEED, _TASK = 2018, 7
 _FLAGS = (), ("-march=native",)
@@ -169,8 +170,7 @@ def compile_c(directory: Path) -> list[ctypes.CDLL]:
         command = ["gcc", "-O3", _EXACT, *flags, "-shared", "-fPIC", str(source), "-o", str(path), "-lm"]
         subprocess.run(command, check=True)
         library = ctypes.CDLL(str(path))
-        pointers = [each.ctypes.data_as(ctypes.c_void_p) for each in (_normal.STEP, _normal.SURE, _normal.DENSITY)]
-        library.set_tables(*pointers, ctypes.c_double(_normal.TAIL))
+        set_tables(library)
         libraries.append(library)
     return libraries
 

@@ -10,79 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../generator.h" /* seeds and draws as farcall.random does, which the version in Numba uses */
+
 /* The OpenBLAS in NumPy's wheels: 64-bit integers, and a prefix and suffix to every name. */
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112 };
 void scipy_cblas_dgemm64_(int order, int transpose_a, int transpose_b, int64_t m, int64_t n, int64_t k, double alpha,
                           const double *a, int64_t lda, const double *b, int64_t ldb, double beta, double *c,
                           int64_t ldc);
-
-/* Random numbers: those of farcall.random, hence of the version in Numba, to the last bit: xoshiro256++ (Blackman and
-   Vigna 2021), seeded by splitmix64, and the ziggurat of Marsaglia and Tsang (2000), whose tables native.py passes. */
-
-typedef struct {
-    uint64_t s[4];
-} rng;
-
-static rng xoshiro(uint64_t seed) {
-    rng r;
-    for (int i = 0; i < 4; i++) {
-        uint64_t z = (seed += 0x9e3779b97f4a7c15);
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
-        r.s[i] = z ^ (z >> 31);
-    }
-    return r;
-}
-
-static inline uint64_t rotated(uint64_t x, int by) { return (x << by) | (x >> (64 - by)); }
-
-static inline uint64_t next64(rng *r) {
-    uint64_t *s = r->s;
-    const uint64_t result = rotated(s[0] + s[3], 23) + s[0];
-    const uint64_t shifted = s[1] << 17;
-    s[2] ^= s[0];
-    s[3] ^= s[1];
-    s[1] ^= s[2];
-    s[0] ^= s[3];
-    s[2] ^= shifted;
-    s[3] = rotated(s[3], 45);
-    return result;
-}
-
-static inline double uniform(rng *r) { return (double)(next64(r) >> 11) * 0x1p-53; }
-
-static double step[256], density[257], tail;
-static int64_t sure[256];
-
-void set_ziggurat(const double *steps, const int64_t *sures, const double *densities, double beginning_of_tail) {
-    memcpy(step, steps, sizeof step);
-    memcpy(sure, sures, sizeof sure);
-    memcpy(density, densities, sizeof density);
-    tail = beginning_of_tail;
-}
-
-static double beyond_tail(rng *r, int negative) {
-    double beyond;
-    do {
-        beyond = -log(1.0 - uniform(r)) / tail;
-    } while (-2.0 * log(1.0 - uniform(r)) <= beyond * beyond);
-    return negative ? -tail - beyond : tail + beyond;
-}
-
-static inline double normal(rng *r) {
-    for (;;) {
-        const uint64_t bits = next64(r);
-        const int layer = bits & 255;
-        const int64_t size = (int64_t)bits >> 11;
-        const double x = (double)size * step[layer];
-        if (llabs(size) < sure[layer])
-            return x;
-        if (layer == 0)
-            return beyond_tail(r, x < 0);
-        if (density[layer] + uniform(r) * (density[layer + 1] - density[layer]) < exp(-x * x / 2))
-            return x;
-    }
-}
 
 /* recursion_fibonacci */
 
@@ -118,7 +52,7 @@ static int64_t parse(const char *text, int64_t base) {
 }
 
 int64_t parse_integers(int count, uint64_t seed) {
-    rng r = xoshiro(seed);
+    Rng r = xoshiro(seed, 0);
     char text[11];
     int64_t total = 0;
     for (int i = 0; i < count; i++) {
@@ -184,7 +118,7 @@ static void quicksort(double *a, int lo, int hi) {
     }
 }
 
-static double *random_array(rng *r, int n) {
+static double *random_array(Rng *r, int n) {
     double *a = malloc(sizeof(double) * n);
     for (int i = 0; i < n; i++)
         a[i] = uniform(r);
@@ -192,7 +126,7 @@ static double *random_array(rng *r, int n) {
 }
 
 double recursion_quicksort(int n, uint64_t seed) {
-    rng r = xoshiro(seed);
+    Rng r = xoshiro(seed, 0);
     double *a = random_array(&r, n);
     quicksort(a, 0, n - 1);
     double median = n > 0 ? a[n / 2] : NAN;
@@ -246,7 +180,7 @@ static double variation(const double *v, int count) {
 
 void matrix_statistics(int count, uint64_t seed, double *result) {
     enum { n = 5 };
-    rng r = xoshiro(seed);
+    Rng r = xoshiro(seed, 0);
     double *v = malloc(sizeof(double) * count), *w = malloc(sizeof(double) * count);
     double *parts = malloc(sizeof(double) * 4 * n * n); /* a, b, c, d, one after the other */
     double *p = malloc(sizeof(double) * n * 4 * n), *q = malloc(sizeof(double) * 2 * n * 2 * n);
@@ -278,7 +212,7 @@ void matrix_statistics(int count, uint64_t seed, double *result) {
 /* matrix_multiply */
 
 double matrix_multiply(int n, uint64_t seed) {
-    rng r = xoshiro(seed);
+    Rng r = xoshiro(seed, 0);
     double *a = random_array(&r, n * n), *b = random_array(&r, n * n), *c = malloc(sizeof(double) * n * n);
     multiply(0, n, n, n, a, b, c);
     double trace = 0.0;

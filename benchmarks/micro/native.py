@@ -8,9 +8,8 @@ from ctypes import c_char_p, c_double, c_int, c_int64, c_uint64
 from pathlib import Path
 
 import numpy as np
+from generator import set_tables
 from numpy.ctypeslib import ndpointer
-
-from farcall.random._normal import DENSITY, STEP, SURE, TAIL
 
 # As the original compiles: for any processor of this kind, and with the arithmetic of IEEE 754. Numba keeps to the
 # second also, but compiles for the processor at hand.
@@ -59,9 +58,7 @@ class Native:
             function = getattr(self._library, name)
             function.restype, function.argtypes = result, arguments
             setattr(self, name, getattr(self, f"_{name}", function))
-        tables = [ndpointer(np.float64), ndpointer(np.int64), ndpointer(np.float64)]
-        self._library.set_ziggurat.argtypes = [*tables, c_double]
-        self._library.set_ziggurat(STEP, SURE, DENSITY, TAIL)
+        set_tables(self._library)
 
     def _matrix_statistics(self, count: int, seed: int) -> tuple[float, float]:
         result = np.empty(2)
