@@ -36,7 +36,7 @@ class Nodes:
         def dial(address: str, timeout: float) -> Any:
             return self._listeners[address].connect()
 
-        return Node(pid, _TOKEN, Config(**self._settings), dial=dial, listener=listener)
+        return Node(pid, _TOKEN, Config(**self._settings), dial=dial, listeners=[listener] if listener else [])
 
     def __getitem__(self, pid: int) -> Node:
         return self._nodes[pid]

@@ -47,7 +47,7 @@ MAY_IMPORT = {
 # What the code does beyond the table of DESIGN.md, section 2. May only shrink.
 DEVIATIONS = {
     "_remote": "_wire.frames _wire.messages _wire.pickles",
-    "_cluster": "_transport.sockets",
+    "_cluster": "_transport.addresses",
     "_pool": "_node",
     "_pmap": "_node _wire.messages _wire.pickles",
     "_cli": "_node.worker",

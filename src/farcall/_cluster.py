@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, ClassVar
 
@@ -24,7 +25,7 @@ from ._node.prompt import Asker, notify
 from ._node.worker import leave
 from ._remote.calls import run_on
 from ._remote.future import Future
-from ._transport.sockets import dial
+from ._transport.addresses import Dialler
 from ._types import ProcessId
 
 _ASKED = 2.0  # seconds that a worker has to leave by itself, and as long again after SIGTERM
@@ -65,7 +66,8 @@ class Cluster:
 
     def __init__(self) -> None:
         self.token = secrets.token_bytes(32)
-        self.node = Node(1, self.token, read_config(), dial=dial)
+        self._dial = Dialler()
+        self.node = Node(1, self.token, read_config(), dial=self._dial)
         self.mirror = Mirror()
         self.node.on_output = self.mirror.put
         self.node.on_exit = self._exited
@@ -115,14 +117,19 @@ class Cluster:
             raise
         except Exception as error:
             engine.stop(worker, force=True)
-            failures.append(LaunchError(f"a worker started but could not join: {error}"))
+            at = f" on {worker.host}" if worker.host else ""
+            failures.append(LaunchError(f"a worker started{at} but could not join: {error}"))
 
     def _join(self, engine: Engine, worker: Launched, timeout: float) -> ProcessId:
         """Give a worker an id, connect to it, introduce it to the others, and repeat what was done everywhere."""
         with self.node.joining:
             pid, self._next_pid = self._next_pid, self._next_pid + 1
             node = self.node
-            peer = node.connect(worker.address, pid, timeout)
+            if worker.certificate is not None:
+                self._dial.present(worker.address, worker.certificate)
+            peer = node.connections.connect(worker.address, pid, timeout)
+            if worker.inner_address is not None:
+                peer = replace(peer, address=worker.inner_address)
             others = node.peers.members()
             self._engines[pid] = engine, worker
             with self._records:
@@ -184,9 +191,9 @@ class Cluster:
         """A worker is gone: the others must know."""
         engine_and_worker = self._engines.pop(pid, None)
         if engine_and_worker is not None and pid not in self._removing:
-            engine_and_worker[0].stop(engine_and_worker[1], force=True)  # it may only be out of reach
             if not self.node.closed:
                 _report(f"worker {pid} is gone: {reason}")
+            engine_and_worker[0].stop(engine_and_worker[1], force=True)  # it may only be out of reach
         for other in self.node.peers.pids():
             if other != 1:
                 with contextlib.suppress(Exception):

@@ -37,6 +37,9 @@ class Config:
     handshake_timeout: float = 10.0
     """How long an unauthenticated connection may stay open."""
 
+    heartbeat: float = 10.0
+    """How long a host may leave unanswered what it was sent before it counts as dead."""
+
     frame_limit: int = 1 << 38
     """The largest buffer that a peer may announce."""
 

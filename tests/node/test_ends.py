@@ -16,7 +16,7 @@ def test_a_process_that_ends_in_the_handshake_is_gone():
         return mine
 
     with Nodes(2) as nodes:
-        nodes[1]._dial = dial
+        nodes[1].connections.dial = dial
         with pytest.raises(ProcessExited, match="cannot be reached"):
             nodes[1].ask(2, abs, -3)
 

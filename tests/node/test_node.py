@@ -41,7 +41,7 @@ class Cluster:
             TOKEN,
             Config(**settings),
             dial=lambda address, timeout: self.listeners[address].connect(),
-            listener=listener,
+            listeners=[listener] if listener else [],
         )
 
     def __getitem__(self, pid):
@@ -106,7 +106,7 @@ def test_several_nodes_live_in_one_process(cluster):
 
 def test_a_process_that_ends_fails_who_waits(two):
     """Whoever waits gets the reason as soon as both the end of the connection and the reason are known."""
-    link = two[1].link_to(2)
+    link = two[1].connections.link_to(2)
     future = two.spawn(2, time.sleep, 1.5)
     two[1].exited(2, "hit by a meteorite")
     assert not future.settled

@@ -5,26 +5,37 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .._errors import LaunchError
+from .._types import Certificate
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What every worker of one ``addprocs`` is told before it listens. ``token`` must not appear in a command line."""
+    """What every worker of one ``addprocs`` is told before it listens. ``token`` must not appear in a command line.
+
+    ``timeout`` is in seconds. ``listen``: where, besides a place that only this machine can reach; with a certificate
+    if that is to be over TLS.
+    """
 
     token: bytes
     timeout: float
+    listen: tuple[str, ...] = ()
+    certificate: Certificate | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class Launched:
     """A worker that listens. ``output`` are descriptors to read what it prints (stdout, stderr), closed by the reader.
 
-    Equal only to itself: ``key`` is the engine's own handle.
+    The master dials ``address``, which may be several with blanks between, and presents ``certificate`` there; the
+    other workers dial ``inner_address``, if that is another. Equal only to itself: ``key`` is the engine's own handle.
     """
 
     address: str
     output: tuple[int, int] | None = field(default=None, compare=False)
     key: object = field(default=None, repr=False)
+    inner_address: str | None = None
+    certificate: Certificate | None = field(default=None, repr=False)
+    host: str = ""  # as the user calls it, for messages
 
 
 class Engine(ABC):

@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from distributed import Client, SchedulerPlugin, WorkerPlugin
+from distributed import Client, SchedulerPlugin, Security, WorkerPlugin
 from distributed.comm import get_address_host, get_address_host_port  # type: ignore[attr-defined]
 
 from .._errors import LaunchError
+from .._types import Certificate
 from .base import Engine, Launched, Offer
 
 _GUEST = "farcall._node.guest"  # what runs there, which an engine never sees from the inside
@@ -46,7 +47,8 @@ class Dask(Engine):
 
     ``cluster`` is the address of its scheduler, a ``distributed.Client`` or a ``Cluster``; ``security`` a
     ``distributed.Security`` for an address, if the cluster has one. farcall must be installed where the workers run.
-    Our links to them need our cluster's token, which Dask carries, and are not encrypted: one with TLS is refused.
+    Our links to them need our cluster's token, which Dask carries. Where Dask's own are encrypted ours are too, with
+    the same certificates, which each side checks.
     """
 
     is_elastic = True
@@ -56,6 +58,7 @@ class Dask(Engine):
         self._security = security if security is not None else getattr(cluster, "security", None)
         self._session = f"farcall-{secrets.token_hex(8)}"
         self._client: Any = None
+        self._certificate: Certificate | None = None
         self._news: queue.SimpleQueue[News | None] = queue.SimpleQueue()
         self._awaited: dict[str, queue.SimpleQueue[Launched | LaunchError]] = {}  # by Dask address, by ``launch``
         self._present: dict[str, Launched] = {}
@@ -85,9 +88,15 @@ class Dask(Engine):
             self._awaited.clear()
 
     def stop(self, worker: Launched, *, force: bool) -> None:
-        if self._client is not None and self._client.status == "running":
-            with contextlib.suppress(Exception):  # it is gone, or Dask is
-                self._client.run(end_guest, self._session, workers=[worker.key], wait=False, on_error="ignore")
+        client = self._client
+        if client is None or client.status != "running" or self._present.get(str(worker.key)) is not worker:
+            return
+
+        async def ask() -> None:  # and do not wait: a host that is gone takes its time
+            with contextlib.suppress(Exception):
+                await client.run(end_guest, self._session, workers=[worker.key], wait=False, on_error="ignore")
+
+        client.loop.add_callback(ask)
 
     def retire(self, worker: Launched) -> None:
         self._client.retire_workers([worker.key], close_workers=True, remove=True)
@@ -121,15 +130,17 @@ class Dask(Engine):
         if self._client is not None:
             raise LaunchError(f"{self!r} has brought its workers already: make another")
         address = self._address()
-        if address.startswith("tls:"):
-            raise LaunchError(f"{address} is secured by TLS, and our own links to its workers would not be")
+        if address.startswith("tls:") and not isinstance(self._security, Security):
+            how = "Dask(address, security=distributed.Security(tls_ca_file=..., ...)), or a Client that is connected"
+            raise LaunchError(f"{address} is secured by TLS: give {how}")
         try:
-            if not address.startswith("inproc:"):  # a client that cannot connect leaves things behind
-                socket.create_connection(get_address_host_port(address, strict=True), offer.timeout).close()
+            self._knock(address, offer.timeout)
             client = Client(address, security=self._security, set_as_default=False, timeout=offer.timeout)
         except (OSError, ValueError) as error:
             raise LaunchError(f"there is no Dask scheduler at {address}: {error}") from error
         self._client = client
+        if address.startswith("tls:"):
+            self._certificate = _find_certificate(client.security, "client")
         client.subscribe_topic(self._session, lambda event: self._news.put(event[1]))
         client.subscribe_topic("all", self._note_event)
         try:
@@ -144,6 +155,16 @@ class Dask(Engine):
         except Exception as error:
             self.close()
             raise LaunchError(f"Dask's workers could not start a node: {type(error).__name__}: {error}") from error
+
+    def _knock(self, address: str, timeout: float) -> None:
+        """Raise OSError if nobody listens: a client that cannot connect leaves things behind."""
+        if address.startswith("inproc:"):
+            return
+        with socket.create_connection(get_address_host_port(address, strict=True), timeout) as connection:
+            if address.startswith("tls:"):
+                assert self._security is not None
+                context = self._security.get_connection_args("client")["ssl_context"]
+                context.wrap_socket(connection).close()
 
     def _await_subscription(self, client: Any, timeout: float) -> None:
         """Wait until events reach us: a subscription takes its time, and what is said before is lost."""
@@ -190,7 +211,7 @@ class Dask(Engine):
             else:
                 sys.stderr.write(f"farcall: {error}\n")
             return
-        worker = self._present[address] = Launched(text, key=address)
+        worker = self._present[address] = Launched(text, key=address, certificate=self._certificate, host=address)
         if waiting is not None:
             waiting.put(worker)
         else:
@@ -211,14 +232,15 @@ class Host(WorkerPlugin):
         """Start a node; on the event loop of the worker, which goes on at once."""
         try:
             guests = importlib.import_module(_GUEST)
-            here = worker.address.startswith("inproc:")
-            host = "127.0.0.1" if here else get_address_host(worker.address)
+            scheme, _, _ = worker.address.partition(":")
+            certificate = _find_certificate(worker.security, "worker") if scheme == "tls" else None
+            listen = () if scheme == "inproc" else (f"{scheme}:{_bracket(get_address_host(worker.address))}:0",)
 
             def on_end(reason: str) -> None:
                 with contextlib.suppress(Exception):  # the worker is closing
                     worker.loop.add_callback(worker.log_event, self.session, ("gone", worker.address, reason))
 
-            self._guest = guests.Guest(self._token, host, self._timeout, on_end)
+            self._guest = guests.Guest(self._token, listen, certificate, self._timeout, on_end)
         except Exception as error:
             worker.log_event(self.session, ("failed", worker.address, f"{type(error).__name__}: {error}"))
         else:
@@ -251,6 +273,18 @@ class Janitor(SchedulerPlugin):
             await scheduler.unregister_worker_plugin(comm=None, name=self._session)
         with contextlib.suppress(Exception):
             await scheduler.unregister_scheduler_plugin(name=self._session)
+
+
+def _find_certificate(security: Any, role: str) -> Certificate:
+    """Return what Dask shows its peers in a role; ValueError if it has nothing."""
+    held = security.get_tls_config_for_role(role)
+    if not held["ca_file"] or not held["cert"]:
+        raise ValueError(f"Dask's Security has no CA or no certificate for the role of a {role}: give both")
+    return held["ca_file"], held["cert"], held["key"]
+
+
+def _bracket(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def end_guest(session: str, dask_worker: Any = None) -> None:

@@ -104,6 +104,8 @@ class Local(Engine):
             "timeout": offer.timeout,
             "path": [each or os.getcwd() for each in sys.path],
             "main": _main_path(),
+            "listen": offer.listen,
+            "certificate": offer.certificate,
         }
         return _Plan(command, environment, self.cwd, json.dumps(told).encode() + b"\n")
 

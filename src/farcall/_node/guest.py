@@ -6,11 +6,12 @@ be interrupted. There may be several, of one master or of several, and they do n
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from .._config import read_config
-from .._transport.sockets import SocketListener, dial
-from .._types import ProcessId
+from .._transport.addresses import Dialler
+from .._transport.addresses import listen as open_listener
+from .._types import Certificate, ProcessId
 from .current import find_node, set_process_node
 from .guest_output import take_output
 from .node import Node
@@ -19,15 +20,22 @@ from .node import Node
 class Guest:
     """A node that serves one master, from now until that says goodbye or is gone, or ``end`` is called.
 
-    It listens on a free port of a host's address. ``on_end`` is called once, with the reason.
+    It listens on a free port of the addresses in ``listen``, and where this machine alone can reach it. ``on_end`` is
+    called once, with the reason.
     """
 
-    def __init__(self, token: bytes, host: str, timeout: float, on_end: Callable[[str], None]) -> None:
-        address = f"tcp:[{host}]:0" if ":" in host else f"tcp:{host}:0"
+    def __init__(
+        self,
+        token: bytes,
+        listen: Sequence[str],
+        certificate: Certificate | None,
+        timeout: float,
+        on_end: Callable[[str], None],
+    ) -> None:
         self._on_end = on_end
         self._ending = threading.Lock()
-        self._listener = SocketListener(address)
-        self._node = node = Node(0, token, read_config(), dial=dial, listener=self._listener)
+        listeners = [open_listener(each, certificate) for each in (None, *listen)]
+        self._node = node = Node(0, token, read_config(), dial=Dialler(certificate), listeners=listeners)
         node.main = {"__name__": "__main__", "__builtins__": __builtins__}
         node.on_exit = self._exited
         node.leave = lambda: self.end("it was removed")
@@ -41,7 +49,7 @@ class Guest:
     @property
     def address(self) -> str:
         """What the master dials."""
-        return self._listener.address
+        return self._node.connections.address
 
     def end(self, reason: str) -> None:
         """Leave the cluster soon. Any thread; again is no error; does not wait."""

@@ -10,25 +10,18 @@ runs on the pool's threads, on the main thread of a worker, or, if it is known t
 import contextlib
 import itertools
 import os
-import platform
-import re
 import socket
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._config import Config
-from .._errors import AuthenticationError, ProcessExited, SerializationError
-from .._transport import handshake
-from .._transport.base import Listener, Transport
-from .._transport.shm import Probe, SegmentPool, can_read
+from .._errors import ProcessExited, SerializationError
+from .._transport.base import Listener
+from .._transport.shm import SegmentPool
 from .._types import CallId, ProcessId
-from .._version import __version__
 from .._wire import messages, pickles
 from .._wire.codebook import Codebook
 from .._wire.frames import Frame, encode_small
@@ -36,6 +29,7 @@ from .._wire.messages import VALUE, WANT_NOTHING, WANT_VALUE
 from .._wire.pickles import Payload
 from .answers import decode_error
 from .callee import Callee
+from .connections import GRACE, Connections, Dial
 from .current import current_call, running_call, shielded
 from .executor import Call, ThreadPool, at_home
 from .handlers import HANDLERS
@@ -48,8 +42,6 @@ from .references import References
 from .slots import Slot, Target
 from .tracing import Tracer
 
-_GRACE = 1.0  # seconds between the end of a connection and the news of its process, or the other way round
-
 
 class Node:
     """One process of a cluster."""
@@ -60,8 +52,8 @@ class Node:
         token: bytes,
         config: Config,
         *,
-        dial: Callable[[str, float], Transport],
-        listener: Listener | None = None,
+        dial: Dial,
+        listeners: Sequence[Listener] = (),
         leads_on_main: bool = False,
     ) -> None:
         self.pid = pid
@@ -85,21 +77,17 @@ class Node:
         self.on_exit: Callable[[ProcessId, str], None] = lambda pid, reason: None
         self.closed = False
         self.leaving = False  # this process is about to end, and answers nothing more
-        self._token = token
-        self._dial = dial
-        self._listener = listener
-        self._probe = Probe()
         self._lock = threading.Lock()  # guards the tables of members and exits; nothing is sent with it held
-        self._dialling = threading.Lock()
+        self.connections = Connections(self, token, dial, listeners)
         self.references = References(self)
         self.callee = Callee(self)
         self.library = Library(self)
         self._numbers = itertools.count(1)
         self._exits: dict[ProcessId, _Exit] = {}  # under way
-        hooks = Hooks(self._handle, self._lost, self._accept, self._tick)
+        hooks = Hooks(self._handle, self._lost, self.connections.accept, self._tick)
         self.reader = Reader(config, self.pool, hooks, leads_on_main=leads_on_main)
         self.peers.add(self.describe())
-        if listener is not None:
+        for listener in listeners:
             self.reader.listen(listener)
         if not leads_on_main:
             self.pool.run(self.reader.lead)
@@ -109,88 +97,10 @@ class Node:
 
     def describe(self) -> Peer:
         """Return what other processes must know of this one."""
-        return Peer(self.pid, self._listener.address if self._listener else "", socket.gethostname(), os.getpid())
+        return Peer(self.pid, self.connections.address, socket.gethostname(), os.getpid())
 
     def _enter_thread(self) -> None:
         current_call.set(Call(self, None, 0, WANT_NOTHING))
-
-    # Links
-
-    def connect(self, address: str, pid: ProcessId, timeout: float | None = None) -> Peer:
-        """Dial a process, agree on who is who, and return what it says of itself; its calls go over this link."""
-        limit = self.config.handshake_timeout if timeout is None else timeout
-        transport = self._dial(address, limit)
-        hello = handshake.perform(transport, handshake.dialler_steps(self._token, self._hello(pid)), limit)
-        self._begin(transport, hello, pid)
-        return Peer(pid, address, hello["host"], hello["process"])
-
-    def _hello(self, you: ProcessId = 0) -> dict[str, Any]:
-        return {
-            "versions": _versions(),
-            "me": self.pid,
-            "you": you,
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "probe": [self._probe.descriptor, self._probe.secret.hex()],
-        }
-
-    def _accept(self, listener: Listener) -> None:
-        """Let a thread talk to whoever knocks; the leader's thread."""
-        try:
-            transport = listener.accept()
-        except OSError:
-            return  # it has gone again, or may not come in
-        self.pool.run(self._welcome, transport)
-
-    def _welcome(self, transport: Transport) -> None:
-        steps = handshake.listener_steps(self._token, self._hello())
-        try:
-            hello = handshake.perform(transport, steps, self.config.handshake_timeout)
-            if hello["me"] == 1 and self.pid == 0:
-                self._take_pid(hello["you"])
-            self._begin(transport, hello, hello["me"])
-        except Exception:
-            transport.close()  # the dialler has the error; here it is of no use to anybody
-
-    def _take_pid(self, pid: ProcessId) -> None:
-        """Be told by the master who we are, which is the first thing that it tells."""
-        self.pid = pid
-        self.peers = Peers()
-        self.peers.add(self.describe())
-
-    def _begin(self, transport: Transport, hello: dict[str, Any], pid: ProcessId) -> None:
-        """Find out whether memory can be shared, and have the link read."""
-        descriptor, secret = hello["probe"]
-        can = can_read(hello["process"], descriptor, bytes.fromhex(secret))
-        shares = handshake.exchange_flag(transport, can, self.config.handshake_timeout)
-        link = Link(transport, pid, hello["process"], shares and can, self.segments, self.config)
-        if self.closed:
-            link.dispose()
-            raise AuthenticationError("this process is leaving the cluster")
-        self.links.setdefault(pid, link)
-        self.reader.add(link)
-
-    def link_to(self, pid: ProcessId) -> Link:
-        """Return the link to a process, dialled now if there is none. ProcessExited, ValueError as in ``Peers``."""
-        link = self.links.get(pid)
-        if link is not None:
-            return link
-        peer = self.peers.get(pid)
-        with self._dialling:
-            if pid not in self.links:
-                try:
-                    self.connect(peer.address, pid)
-                except (OSError, AuthenticationError) as error:
-                    if not isinstance(error.__cause__ or error, OSError):
-                        raise
-                    self._await_exit(pid)
-                    raise ProcessExited(pid, self.peers.reason(pid) or f"it cannot be reached: {error}") from None
-            return self.links[pid]
-
-    def _await_exit(self, pid: ProcessId) -> None:
-        """Give the news of an exit a moment to arrive."""
-        with self.members_changed:
-            self.members_changed.wait_for(lambda: self.peers.reason(pid) is not None, _GRACE)
 
     # Calls made here
 
@@ -216,7 +126,7 @@ class Node:
             call.watch = timed.stay() if timed is not None else None
             self.pool.run(self.callee.execute_here, call, target, function, args, kwargs)
             return None, number
-        link = self.links.get(pid) or self.link_to(pid)
+        link = self.links.get(pid) or self.connections.link_to(pid)
         known = self.codebook.number_of(function)
         once = False
         if known not in link.known:
@@ -398,7 +308,7 @@ class Node:
         with self._lock:
             if self.peers.reason(pid) is not None or self.closed:
                 return
-            leaving = self._exits.setdefault(pid, _Exit(time.monotonic() + _GRACE))
+            leaving = self._exits.setdefault(pid, _Exit(time.monotonic() + GRACE))
             leaving.reason = leaving.reason or reason
             leaving.connection_ended |= connection_ended or pid not in self.links
             complete = leaving.reason is not None and leaving.connection_ended
@@ -442,14 +352,12 @@ class Node:
             link.close()
             self.reader.remove(link)
             _fail_all(link, "the cluster was shut down")
-        if self._listener is not None:
-            self._listener.close()
+        self.connections.close()
         self.callee.close()
         self.pool.close()
         self.pool.join(1.0)
         self.reader.join()
         self.segments.close()
-        self._probe.close()
 
 
 def _fail_all(link: Link, reason: str) -> None:
@@ -469,29 +377,3 @@ class _Exit:
         self.deadline = deadline
         self.reason: str | None = None
         self.connection_ended = False
-
-
-def _versions() -> dict[str, str]:
-    """Return what must be equal on both sides of a link. NumPy is looked up, not imported."""
-    return {
-        "farcall": __version__,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "pickle": str(pickles.PROTOCOL),
-        "numpy": _numpy_version(),
-    }
-
-
-def _numpy_version() -> str:
-    """Return the version of NumPy that an import would give, empty if none."""
-    loaded = sys.modules.get("numpy")
-    if loaded is not None:
-        return str(getattr(loaded, "__version__", ""))
-    spec = find_spec("numpy")
-    if spec is None or spec.origin is None:
-        return ""
-    try:
-        text = Path(spec.origin).with_name("version.py").read_text()
-    except OSError:
-        return ""
-    found = re.search(r"^(?:short_)?version = [\"']([^\"']+)", text, re.MULTILINE)
-    return found[1] if found else ""

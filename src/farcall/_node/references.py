@@ -108,7 +108,7 @@ class References:
                 self.change_hold((creator, number), receiver, 1)
                 continue
             with contextlib.suppress(OSError, ProcessExited):
-                self._node.link_to(owner).post(messages.encode_hold([(creator, number, receiver, 1)]))
+                self._node.connections.link_to(owner).post(messages.encode_hold([(creator, number, receiver, 1)]))
 
     def unwrap(self, link: Link, frame: Frame) -> tuple[Any, Any, Any]:
         """Return the buffers, the indexed buffers and the holds of a frame; once per frame."""
@@ -177,7 +177,7 @@ class References:
                 self.change_hold((creator, number), holder, change)
             return
         with contextlib.suppress(OSError, FarcallError, ValueError):
-            self._node.link_to(owner).post(messages.encode_hold(records))
+            self._node.connections.link_to(owner).post(messages.encode_hold(records))
 
 
 def _take(queue: deque[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from .._config import read_config
-from .._transport.sockets import SocketListener, dial
+from .._transport.addresses import Dialler, listen
 from .._types import ProcessId
 from .current import current_call, current_node, set_process_node
 from .executor import on_interrupt_signal
@@ -40,9 +40,10 @@ def main() -> None:
     sys.path[:] = told["path"]
     sys.argv[:] = [""]
     _be_main(told["main"])
-    node = Node(
-        0, bytes.fromhex(told["token"]), read_config(), dial=dial, listener=SocketListener(), leads_on_main=True
-    )
+    certificate = told["certificate"] and tuple(told["certificate"])
+    listeners = [listen(address, certificate) for address in (None, *told["listen"])]
+    dial = Dialler(certificate)
+    node = Node(0, bytes.fromhex(told["token"]), read_config(), dial=dial, listeners=listeners, leads_on_main=True)
     serve(node, ready, told["timeout"])
 
 
@@ -56,8 +57,7 @@ def serve(node: Node, ready: int, timeout: float) -> None:
     abandoned = threading.Timer(timeout, _give_up, [node, timeout])
     abandoned.daemon = True
     abandoned.start()
-    assert node._listener is not None
-    os.write(ready, f"{node._listener.address}\n".encode())
+    os.write(ready, f"{node.connections.address}\n".encode())
     os.close(ready)
     status: Any = 0
     try:

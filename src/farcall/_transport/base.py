@@ -35,6 +35,19 @@ class Transport(ABC):
         To close with bytes unread may cost the peer what is still under way (TCP resets the connection).
         """
 
+    # Connections between hosts, one of which may vanish without a word
+
+    def watch_host(self, patience: float) -> bool:
+        """Have the system look whether the peer's host answers, and the connection break if it has not for so long.
+
+        In seconds. False if ``is_forsaken`` need not be asked: the peer is on this host, and cannot vanish unnoticed.
+        """
+        return False
+
+    def is_forsaken(self, patience: float) -> bool:
+        """Whether the peer's host has left unanswered for so long what was sent. Any thread."""
+        return False
+
 
 class Listener(ABC):
     """Where transports begin: a peer that dials ``address`` comes out of ``accept``."""

@@ -4,6 +4,7 @@ Addresses: ``unix:@name`` (no file; Linux keeps such names in the network namesp
 process however it dies), ``unix:/path``, ``tcp:host:port``. A peer on a Unix socket must be of the same user.
 """
 
+import errno
 import os
 import secrets
 import socket
@@ -33,6 +34,12 @@ class SocketTransport(Transport):
         if len(parts) == 1:
             return self._socket.send(parts[0])
         return self._socket.sendmsg(parts[:_MOST_PARTS])
+
+    def watch_host(self, patience: float) -> bool:
+        return watch_host(self._socket, patience)
+
+    def is_forsaken(self, patience: float) -> bool:
+        return is_forsaken(self._socket, patience)
 
     def close(self) -> None:
         try:
@@ -96,6 +103,9 @@ def connect(address: str, timeout: float, stream: str = "tcp") -> socket.socket:
     try:
         connection.settimeout(timeout)
         connection.connect(where)
+        owner = _peer_user(connection)
+        if owner is not None and os.geteuid() not in (owner, 0):
+            raise PermissionError(errno.EPERM, f"user {owner} listens there, and would not let us in")
     except OSError as error:
         connection.close()
         raise OSError(error.errno, f"cannot connect to {address}: {error.strerror or error}") from error
@@ -103,12 +113,39 @@ def connect(address: str, timeout: float, stream: str = "tcp") -> socket.socket:
 
 
 def make_prompt(connection: socket.socket) -> socket.socket:
-    """Have a connection never block, send small messages at once, and notice in the end that its peer is gone."""
+    """Have a connection never block, and send small messages at once."""
     connection.setblocking(False)
     if connection.family != socket.AF_UNIX:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return connection
+
+
+def watch_host(connection: socket.socket, patience: float) -> bool:
+    """Do what ``Transport.watch_host`` does: probe an idle connection; on a busy one what was sent is a probe."""
+    if connection.family == socket.AF_UNIX or connection.getpeername()[0] in ("127.0.0.1", "::1"):
+        return False
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform != "linux":
+        return False
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(patience / 2)))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, round(patience / 4)))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    return True
+
+
+def is_forsaken(connection: socket.socket, patience: float) -> bool:
+    """Whether TCP has repeated in vain what it sent, for so many seconds.
+
+    Not TCP_USER_TIMEOUT, which also breaks the connection to a host that answers, but whose process does not read for
+    a while: any long computation that keeps the interpreter's lock. A repetition comes after twice the time of the one
+    before, so the time to the next is about the time since the first.
+    """
+    try:
+        state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 12)
+    except OSError:
+        return False  # it is closed already
+    repeated, pause = state[2], int.from_bytes(state[8:12], sys.byteorder) / 1e6
+    return repeated > 1 and pause > patience / 2
 
 
 def _parse(address: str, stream: str) -> tuple[socket.AddressFamily, str | tuple[str, int]]:

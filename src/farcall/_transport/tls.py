@@ -24,7 +24,7 @@ from .._errors import AuthenticationError
 from .base import Listener, Transport
 from .credentials import Credentials
 from .outlet import Outlet
-from .sockets import SocketListener, connect, dial, make_prompt
+from .sockets import SocketListener, connect, dial, is_forsaken, make_prompt, watch_host
 
 _PLAIN = 1 << 14  # bytes that a record holds at most
 _RECORD = _PLAIN + 5 + 256  # and its length when encrypted
@@ -247,6 +247,12 @@ class TlsTransport(Transport):
         data = b"".join(parts)
         if data:
             self._tls.write(data)
+
+    def watch_host(self, patience: float) -> bool:
+        return watch_host(self._socket, patience)
+
+    def is_forsaken(self, patience: float) -> bool:
+        return is_forsaken(self._socket, patience)
 
     def close(self) -> None:
         with self._lock:
