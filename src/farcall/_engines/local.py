@@ -22,8 +22,9 @@ from typing import Any
 
 from .._errors import LaunchError
 from .base import Engine, Launched, Offer
+from .exits import Exits
 
-_THREAD_VARIABLES = (
+THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -49,7 +50,7 @@ class Local(Engine):
     env: Mapping[str, str | None] = field(default_factory=dict)
     cwd: str | None = None
     python: str | None = None
-    _state: "_State" = field(default_factory=lambda: _State(), init=False, repr=False, compare=False)
+    _exits: Exits = field(default_factory=Exits, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -61,7 +62,7 @@ class Local(Engine):
         deadline = time.monotonic() + offer.timeout
         arrivals: queue.SimpleQueue[tuple[_Worker, Launched | LaunchError]] = queue.SimpleQueue()
         plan = self._plan(offer)
-        waiting = {_Worker(plan, arrivals.put, self._state) for _ in range(self.count)}
+        waiting = {_Worker(plan, arrivals.put, self._exits) for _ in range(self.count)}
         try:
             while waiting:
                 try:
@@ -86,11 +87,11 @@ class Local(Engine):
         worker.key.signal(signal.SIGKILL if force else signal.SIGTERM)
 
     def watch(self, on_exit: Callable[[Launched, str], None]) -> None:
-        self._state.watch(on_exit)
+        self._exits.watch(on_exit)
 
     def _plan(self, offer: Offer) -> "_Plan":
         environment = dict(os.environ)
-        environment.update({name: str(self.threads) for name in _THREAD_VARIABLES})
+        environment.update({name: str(self.threads) for name in THREAD_VARIABLES})
         for name, value in self.env.items():
             environment.pop(name, None) if value is None else environment.update({name: value})
         package = str(Path(__file__).parents[2])
@@ -103,7 +104,7 @@ class Local(Engine):
             "token": offer.token.hex(),
             "timeout": offer.timeout,
             "path": [each or os.getcwd() for each in sys.path],
-            "main": _main_path(),
+            "main": main_path(),
             "listen": offer.listen,
             "certificate": offer.certificate,
         }
@@ -114,7 +115,7 @@ class Local(Engine):
 _BOOT = "import sys; sys.path.insert(0, sys.argv[1]); from farcall._node.worker import main; main()"
 
 
-def _main_path() -> str | None:
+def main_path() -> str | None:
     """Return the file of the running program, so that tracebacks in workers show its lines."""
     path = getattr(sys.modules.get("__main__"), "__file__", None)
     return os.path.abspath(path) if path else None
@@ -130,36 +131,13 @@ class _Plan:
     told: bytes
 
 
-class _State:
-    """Who ended and who wants to know. Each exit is reported once to each watcher."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._watchers: list[Callable[[Launched, str], None]] = []
-        self._ended: list[tuple[Launched, str]] = []
-
-    def watch(self, on_exit: Callable[[Launched, str], None]) -> None:
-        with self._lock:
-            self._watchers.append(on_exit)
-            ended = list(self._ended)
-        for each in ended:
-            on_exit(*each)
-
-    def exited(self, worker: Launched, reason: str) -> None:
-        with self._lock:
-            self._ended.append((worker, reason))
-            watchers = list(self._watchers)
-        for watcher in watchers:
-            watcher(worker, reason)
-
-
 class _Worker:
     """One process and the thread that starts it, waits for it and reports its end."""
 
-    def __init__(self, plan: _Plan, arrive: Callable[[tuple["_Worker", Any]], None], state: _State) -> None:
+    def __init__(self, plan: _Plan, arrive: Callable[[tuple["_Worker", Any]], None], exits: Exits) -> None:
         self._plan = plan
         self._arrive = arrive
-        self._state = state
+        self._exits = exits
         self._process: subprocess.Popen[bytes] | None = None
         self._sent: signal.Signals | None = None
         self._lock = threading.Lock()  # a signal must not go to a process id that has been reaped and reused
@@ -211,7 +189,7 @@ class _Worker:
             os.close(err)
             return
         if address:
-            self._state.exited(worker, reason)
+            self._exits.report(worker, reason)
         else:
             printed = _read_rest(out) + _read_rest(err)
             self._arrive((self, LaunchError(f"a worker did not start: {reason}; it printed:\n{printed.strip()}")))

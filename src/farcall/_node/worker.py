@@ -35,6 +35,17 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
+    node = make_node(told)
+    node.on_exit = _leave_with_master
+    os.write(ready, f"{node.connections.address}\n".encode())
+    os.close(ready)
+    status = serve(node, told["timeout"])
+    say_last_words()
+    sys.exit(status)
+
+
+def make_node(told: dict[str, Any]) -> Node:
+    """Make this process a worker, which prints line by line and has a ``__main__`` of its own, and have it listen."""
     stream_lines()
     faulthandler.enable(sys.__stderr__.fileno())  # type: ignore[union-attr]
     sys.path[:] = told["path"]
@@ -44,21 +55,18 @@ def main() -> None:
     listeners = [listen(address, certificate) for address in (None, *told["listen"])]
     dial = Dialler(certificate)
     node = Node(0, bytes.fromhex(told["token"]), read_config(), dial=dial, listeners=listeners, leads_on_main=True)
-    serve(node, ready, told["timeout"])
-
-
-def serve(node: Node, ready: int, timeout: float) -> None:
-    """Announce the address of a node and serve its master until that says goodbye or is gone."""
-    set_process_node(node)
-    node.on_exit = _leave_with_master
     node.leave = node.reader.stop_main
+    set_process_node(node)
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
+    return node
+
+
+def serve(node: Node, timeout: float) -> Any:
+    """Serve the master, if it connects in time, until it says goodbye; return with what status the process ends."""
     abandoned = threading.Timer(timeout, _give_up, [node, timeout])
     abandoned.daemon = True
     abandoned.start()
-    os.write(ready, f"{node.connections.address}\n".encode())
-    os.close(ready)
     status: Any = 0
     try:
         node.reader.lead_on_main()
@@ -66,8 +74,7 @@ def serve(node: Node, ready: int, timeout: float) -> None:
         status = end.code
     node.leaving = True
     abandoned.cancel()
-    _say_last_words()
-    sys.exit(status)
+    return status
 
 
 def leave() -> None:
@@ -75,7 +82,8 @@ def leave() -> None:
     current_node().leave()
 
 
-def _say_last_words() -> None:
+def say_last_words() -> None:
+    """Have what was begun of a line printed at the end of the process."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, LineStream):
             atexit.register(stream.finish)
