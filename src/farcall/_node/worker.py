@@ -51,8 +51,8 @@ def make_node(told: dict[str, Any]) -> Node:
     sys.path[:] = told["path"]
     sys.argv[:] = [""]
     _be_main(told["main"])
-    certificate = told["certificate"] and tuple(told["certificate"])
-    listeners = [listen(address, certificate) for address in (None, *told["listen"])]
+    certificate = tuple(told["certificate"]) if told.get("certificate") else None
+    listeners = [listen(address, certificate) for address in (None, *told.get("listen", ()))]
     dial = Dialler(certificate)
     node = Node(0, bytes.fromhex(told["token"]), read_config(), dial=dial, listeners=listeners, leads_on_main=True)
     node.leave = node.reader.stop_main
