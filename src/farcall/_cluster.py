@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from ._config import read_config
 from ._engines.base import Engine, Launched, Offer
@@ -27,6 +27,9 @@ from ._remote.calls import run_on
 from ._remote.future import Future
 from ._transport.addresses import Dialler
 from ._types import ProcessId
+
+if TYPE_CHECKING:
+    from ._engines.ssh import SshOptions
 
 _ASKED = 2.0  # seconds that a worker has to leave by itself, and as long again after SIGTERM
 _AT_EXIT = 0.5  # the same when the master exits, which waits for nobody who is busy
@@ -125,6 +128,8 @@ class Cluster:
         with self.node.joining:
             pid, self._next_pid = self._next_pid, self._next_pid + 1
             node = self.node
+            if worker.output is not None:
+                self.mirror.add(pid, worker.output)
             if worker.certificate is not None:
                 self._dial.present(worker.address, worker.certificate)
             peer = node.connections.connect(worker.address, pid, timeout)
@@ -135,8 +140,6 @@ class Cluster:
             with self._records:
                 self._pids[id(worker)] = pid
                 early = self._early.pop(id(worker), None)
-            if worker.output is not None:
-                self.mirror.add(pid, worker.output)
             if early is not None:
                 node.exited(pid, early)
             try:
@@ -346,16 +349,23 @@ def addprocs(
     python: str | None = None,
     timeout: float | None = None,
     at_least: int | None = None,
+    **ssh: "Unpack[SshOptions]",
 ) -> Procs:
     """Start workers and return their ids, in a list that is also a context manager which removes them.
 
     ``what`` is how many processes of this machine to start (as many as there are processors by default); or a Dask
     cluster: the address of its scheduler, a ``distributed.Client`` or a ``Cluster``, each of whose workers, also of
-    those that come later, then has a process of ours inside; or an engine that brings others.
+    those that come later, then has a process of ours inside; or a list of hosts that SSH reaches, each "user@host:port"
+    alone or in a pair with how many workers, or "auto", one for each of its processors; or an engine that brings
+    others.
 
     Local workers see ``sys.path``, the working directory and the environment as they are now; ``env`` overrides
     variables (None removes one), ``cwd`` the directory, ``python`` the interpreter, ``threads`` is how many threads
-    NumPy, Numba and their like use in each. Blocks until the workers answer, at most ``timeout`` seconds (60, or
+    NumPy, Numba and their like use in each. On other hosts ``python`` is by default this interpreter's path, if it is
+    there, and python3 else; ``cwd`` the home directory; ``identity_file``, ``known_hosts`` (a file, or "add"),
+    ``tunnel`` (all goes through SSH) and ``ssh_options`` are for them alone.
+
+    Blocks until the workers answer, at most ``timeout`` seconds (60, or
     FARCALL_WORKER_TIMEOUT). One that cannot start is a ``LaunchError`` with what it printed, and the others are
     removed again; with ``at_least=k`` the rest go on if they are k, and the failures are warned of. Only process 1
     may call this. Julia: the same name.
@@ -363,9 +373,16 @@ def addprocs(
     cluster = master()
     if _is_dask(what):
         what = _dask(what)
-    if isinstance(what, bool) or not isinstance(what, (int, Engine, type(None))):
-        raise TypeError(f"addprocs({what!r}): write how many local workers to start, a Dask cluster, or an engine")
-    if isinstance(what, Engine):
+    if isinstance(what, bool) or not isinstance(what, (int, Engine, list, tuple, type(None))):
+        kinds = "how many local workers to start, a list of hosts, a Dask cluster, or an engine"
+        raise TypeError(f"addprocs({what!r}): write {kinds}")
+    if isinstance(what, (list, tuple)):
+        from ._engines.ssh import SSH  # as lazily as Dask: most programs start local workers only
+
+        engine: Engine = SSH(what, threads=threads, env=env or {}, cwd=cwd, python=python, options=ssh)
+    elif ssh:
+        raise TypeError(f"{', '.join(ssh)}: only a list of hosts is reached by SSH")
+    elif isinstance(what, Engine):
         given = {"env": env, "cwd": cwd, "python": python}
         unwanted = [name for name, value in given.items() if value is not None]
         if unwanted:

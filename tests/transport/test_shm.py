@@ -435,6 +435,13 @@ def test_a_probe_is_read_on_its_host():
     assert not can_read(os.getpid(), probe.descriptor, probe.secret[:8])
     assert not can_read(os.getpid(), -1, probe.secret)
     assert not can_read(1 << 30, probe.descriptor, probe.secret)
+    pipe, writer = os.pipe()  # what the numbers of a process of another host may mean here
+    os.write(writer, probe.secret)
+    assert not can_read(os.getpid(), pipe, probe.secret)
+    assert os.read(pipe, 100) == probe.secret
+    os.close(writer)
+    assert not can_read(os.getpid(), pipe, probe.secret)
+    os.close(pipe)
     descriptor = probe.descriptor
     probe.close()
     probe.close()

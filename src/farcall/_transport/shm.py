@@ -261,14 +261,19 @@ class Probe:
 
 
 def can_read(process: int, descriptor: int, secret: bytes) -> bool:
-    """Whether the probe of another process can be read from here."""
-    if descriptor < 0:
-        return False
+    """Whether the probe of another process can be read from here.
+
+    If that is on another host, its numbers mean somebody else's descriptor here: a pipe must be neither waited for nor
+    emptied.
+    """
+    path = f"/proc/{process}/fd/{descriptor}"
     try:
-        opened = os.open(f"/proc/{process}/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        if descriptor < 0 or not os.readlink(path).startswith("/memfd:"):
+            return False
+        opened = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        return os.read(opened, len(secret) + 1) == secret
+        return os.pread(opened, len(secret) + 1, 0) == secret
     finally:
         os.close(opened)

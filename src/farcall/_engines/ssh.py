@@ -1,0 +1,318 @@
+"""Workers on a list of hosts, which OpenSSH reaches: with its configuration, agent, jump hosts and known hosts.
+
+One connection of SSH to each host leads to an agent there, which starts the workers and ends with the connection.
+Messages do not go through it: they go over TLS, or, with ``tunnel``, through ports that SSH forwards.
+"""
+
+import contextlib
+import os
+import queue
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias, TypedDict, cast
+
+from .._config import read_config
+from .._errors import LaunchError
+from .._types import Certificate
+from .._version import __version__
+from .base import Engine, Launched, Offer
+from .exits import Exits
+from .remote import BOOT, Arrival, Remote, Way
+
+Count: TypeAlias = int | Literal["auto"]
+Hosts: TypeAlias = Sequence[str | tuple[str, Count]]
+
+_HOST = re.compile(
+    r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^\s:@\[\]-][^\s:@\[\]]*))(?::(?P<port>\d+))?"
+)
+_END = 2.0  # seconds that a host has to say that its workers have ended
+_ASIDE = 3.0  # seconds to find out something for an error message
+
+
+class SshOptions(TypedDict, total=False):
+    """What ``addprocs`` takes for hosts besides what it takes for workers of this machine."""
+
+    identity_file: str
+    """A private key. Default: what the agent has, and what the configuration of SSH names."""
+    known_hosts: str
+    """A file of host keys; or "add": keys of hosts that are not known yet are added, changed ones refused."""
+    tunnel: bool
+    """Whether all goes through SSH: for hosts of which only its port can be reached, in either direction."""
+    ssh_options: Mapping[str, str]
+    """Further options of ssh, as in its configuration: {"ProxyJump": "gateway"}."""
+
+
+@dataclass(frozen=True)
+class SSH(Engine):
+    """``hosts``: each "user@host:port", alone or with how many workers, or "auto": one for each of its processors.
+
+    ``python`` is the interpreter there (this one's path if there is one, else python3), which must have farcall;
+    ``cwd`` a directory there (the home directory); ``env`` overrides variables there. ``options`` see ``SshOptions``.
+    """
+
+    hosts: Hosts
+    threads: int = 1
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    cwd: str | None = None
+    python: str | None = None
+    options: SshOptions = field(default_factory=SshOptions)
+    _exits: Exits = field(default_factory=Exits, init=False, repr=False, compare=False)
+    _remotes: list[Remote] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for host, count in self._counts():
+            _parse(host)
+            if count != "auto" and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"{count!r} workers on {host}: write how many, at least 1, or 'auto'")
+        unknown = set(self.options) - set(SshOptions.__annotations__)
+        if unknown:
+            raise TypeError(f"{', '.join(sorted(unknown))}: addprocs knows {', '.join(SshOptions.__annotations__)}")
+
+    def launch(self, offer: Offer) -> Iterator[Launched | LaunchError]:
+        deadline = time.monotonic() + offer.timeout
+        arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        waiting = set(self._begin(offer, arrivals.put))
+        try:
+            while waiting:
+                try:
+                    remote, arrival = arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
+                except queue.Empty:
+                    remote = waiting.pop()
+                    remote.end()
+                    yield LaunchError(f"{remote.host}: its workers did not start within {offer.timeout:g} seconds")
+                    continue
+                if arrival is None:
+                    waiting.discard(remote)
+                elif remote in waiting:
+                    yield arrival
+        finally:
+            for remote in waiting:
+                remote.wanted = False
+                if not remote.has_yielded:
+                    remote.end()
+            while not arrivals.empty():
+                _discard(arrivals.get()[1])
+
+    def stop(self, worker: Launched, *, force: bool) -> None:
+        remote, number = cast("tuple[Remote, int]", worker.key)
+        remote.stop(number, force=force)
+
+    def watch(self, on_exit: Callable[[Launched, str], None]) -> None:
+        self._exits.watch(on_exit)
+
+    def close(self) -> None:
+        for remote in self._remotes:
+            remote.begin_to_end()
+        deadline = time.monotonic() + _END
+        while self._remotes:
+            self._remotes.pop().end(max(0.0, deadline - time.monotonic()))
+
+    def _counts(self) -> list[tuple[str, Count]]:
+        """Return the hosts with how many workers each; TypeError if they are written otherwise."""
+        found: list[tuple[str, Count]] = []
+        for each in self.hosts:
+            match each:
+                case str():
+                    found.append((each, 1))
+                case (str() as host, count):
+                    found.append((host, count))
+                case _:
+                    raise TypeError(f"{each!r} is no host: write 'user@host:port', or ('user@host:port', 2)")
+        return found
+
+    def _begin(self, offer: Offer, arrive: Callable[[Arrival], None]) -> list[Remote]:
+        """Have all hosts start their workers."""
+        tunnel = self.options.get("tunnel", False)
+        certificate = None if tunnel else _make_certificate(offer.token)
+        begun = []
+        for host, count in self._counts():
+            told = {
+                "token": offer.token.hex(),
+                "timeout": offer.timeout,
+                "count": count,
+                "threads": self.threads,
+                "env": dict(self.env),
+                "cwd": self.cwd,
+                "certificate": certificate,
+            }
+            options = self._ssh(offer.timeout)
+            way = _Tunnel(host, self.python, options) if tunnel else _Direct(host, self.python, options, certificate)
+            begun.append(Remote(way, told, arrive, self._exits))
+        self._remotes.extend(begun)
+        return begun
+
+    def _ssh(self, timeout: float) -> list[str]:
+        """Return the command up to the host. What the user says comes first: the first value of an option counts."""
+        command = ["ssh", "-T"]
+        for name, value in self.options.get("ssh_options", {}).items():
+            command += [name, value] if name.startswith("-") else ["-o", f"{name}={value}"]
+        known = self.options.get("known_hosts")
+        defaults: dict[str, object] = {
+            "BatchMode": "yes",
+            "StrictHostKeyChecking": "accept-new" if known == "add" else "yes",
+            "ConnectTimeout": max(1, round(timeout)),
+            "ServerAliveInterval": max(1, round(read_config().heartbeat / 3)),
+            "ServerAliveCountMax": 2,
+        }
+        if known not in (None, "add"):
+            defaults["UserKnownHostsFile"] = known
+        if "identity_file" in self.options:
+            defaults |= {"IdentityFile": self.options["identity_file"], "IdentitiesOnly": "yes"}
+        return command + [word for name, value in defaults.items() for word in ("-o", f"{name}={value}")]
+
+
+def parse_machine_file(text: str) -> list[tuple[str, Count]]:
+    """Return the hosts of a machine file as Julia has them: lines ``[count*][user@]host[:port]``, comments after #."""
+    hosts: list[tuple[str, Count]] = []
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        count, star, host = words[0].rpartition("*")
+        if len(words) > 1 or (star and not count.isdigit() and count != "auto"):
+            raise ValueError(f"{line.strip()!r} is no line of a machine file: [count*][user@]host[:port]")
+        _parse(host)
+        hosts.append((host, "auto" if count == "auto" else int(count or 1)))
+    return hosts
+
+
+def _parse(host: str) -> list[str]:
+    """Return what ssh is told of a host; ValueError if it is none."""
+    found = _HOST.fullmatch(host)
+    if found is None or not 0 < int(found["port"] or 22) < 65536:
+        raise ValueError(
+            f"{host!r} is no host: write 'host', 'user@host', 'user@host:port' or 'user@[IPv6 address]:port'"
+        )
+    name = found["name"] or found["six"]
+    port = ["-p", found["port"]] if found["port"] else []
+    return [*port, "--", f"{found['user']}@{name}" if found["user"] else name]
+
+
+def _make_certificate(token: bytes) -> Certificate:
+    try:
+        from .certificates import make_certificate
+    except ImportError as error:
+        how = "pip install 'farcall[ssh]', or tunnel=True, which needs none"
+        raise LaunchError(f"links over TLS take a certificate, and that takes cryptography ({error}): {how}") from None
+    return make_certificate(token)
+
+
+def _discard(arrival: Launched | LaunchError | None) -> None:
+    for descriptor in (arrival.output or ()) if isinstance(arrival, Launched) else ():
+        os.close(descriptor)
+
+
+class _Ssh(Way):
+    """What both ways have in common: a command of ssh."""
+
+    def __init__(self, host: str, python: str | None, options: list[str], certificate: Certificate | None) -> None:
+        self.host = host
+        self.certificate = certificate
+        self._python = python
+        self._options = options
+
+    def command(self) -> Sequence[str]:
+        """Have a shell that everybody has find Python: the user's own may be any."""
+        if self._python is None:
+            find = f'P={shlex.quote(sys.executable)}; [ -x "$P" ] || P=python3'
+        else:
+            find = f"P={shlex.quote(self._python)}"
+        script = f'{find}; exec "$P" -c {shlex.quote(BOOT)}'
+        return [*self._options, *_parse(self.host), f"exec sh -c {shlex.quote(script)}"]
+
+    def explain(self, said: str, python: str, status: int) -> str:
+        last = said.splitlines()[-1] if said else f"ssh ended with status {status}"
+        here = f"here: Python {sys.version.split()[0]} and farcall {__version__}"
+        if "No module named 'farcall'" in said or (python and "ImportError" in said):
+            how = f"pip install farcall=={__version__} there, or name another interpreter with python="
+            return f"Python there is {python} and cannot run farcall ({last}; {here}): {how}"
+        if not python and status == 127:
+            return f"there is no {self._python or 'python3'} ({last}): name the interpreter there with python="
+        if "Host key verification failed" in said and "HAS CHANGED" not in said:
+            return f"{said}\n{self._show_key()}"
+        return f"the SSH connection to {self.host} ended: {last if python else said or last}"
+
+    def _show_key(self) -> str:
+        """Return how to make the key of the host known. It is asked for as it will be, say through another host."""
+        with tempfile.TemporaryDirectory(prefix="farcall-") as folder:
+            found = Path(folder, "known_hosts")
+            options = {
+                "StrictHostKeyChecking": "accept-new",
+                "UserKnownHostsFile": found,
+                "GlobalKnownHostsFile": "/dev/null",
+                "HashKnownHosts": "no",
+                "PreferredAuthentications": "none",
+            }
+            words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+            command = ["ssh", *words, *self._options[1:], *_parse(self.host), "true"]
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASIDE, check=False)
+            if not found.exists():
+                return "Log in once by hand, with ssh, to have the keys of all hosts on the way known."
+            finger = subprocess.run(["ssh-keygen", "-lf", found], capture_output=True, text=True, check=False).stdout
+            line = found.read_text().strip()
+        return (
+            f"Its key is {finger.strip()}. If that is right, add this line to ~/.ssh/known_hosts:\n{line}\n"
+            'or have it added: addprocs(..., known_hosts="add"), which still refuses a key that has changed.'
+        )
+
+
+class _Direct(_Ssh):
+    """Messages go straight to the workers."""
+
+    _is_reachable = False
+
+    def reach(self, address: str) -> tuple[str, str | None]:
+        if not self._is_reachable:
+            _, _, port = address.rpartition(" tls:")
+            host, _, number = port.rpartition(":")
+            try:
+                socket.create_connection((host.strip("[]"), int(number)), _ASIDE).close()
+            except OSError as error:
+                how = "addprocs(..., tunnel=True) has all go through SSH"
+                raise OSError(
+                    f"its workers listen at {port}, which cannot be reached from here ({error}): {how}"
+                ) from None
+            self._is_reachable = True
+        return address, None
+
+    def close(self) -> None:
+        pass
+
+
+class _Tunnel(_Ssh):
+    """All goes through the connection of SSH, which forwards a socket of ours to each worker.
+
+    The socket lies in a folder of its own, which a shell removes when ssh has ended, also if we end before it.
+    """
+
+    def __init__(self, host: str, python: str | None, options: list[str]) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="farcall-"))
+        control = {"ControlMaster": "yes", "ControlPath": f"{self._folder}/control", "ControlPersist": "no"}
+        words = [word for name, value in control.items() for word in ("-o", f"{name}={value}")]
+        super().__init__(host, python, [options[0], *words, *options[1:]], None)
+
+    def command(self) -> Sequence[str]:
+        script = 'folder=$1; shift; "$@"; status=$?; rm -rf "$folder"; exit $status'
+        return ["sh", "-c", script, "sh", str(self._folder), *super().command()]
+
+    def reach(self, address: str) -> tuple[str, str | None]:
+        inner, _, port = address.partition(" tcp:")
+        outer = self._folder / port.rpartition(":")[2]
+        control = ["ssh", "-S", f"{self._folder}/control", "-O", "forward", "-L", f"{outer}:{port}"]
+        done = subprocess.run([*control, *_parse(self.host)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"SSH forwards no port: {done.stderr.strip()}")
+        return f"unix:{outer}", inner
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
