@@ -2,6 +2,7 @@
 
 import logging as _logging
 
+from . import engines as engines
 from ._cluster import Procs as Procs
 from ._cluster import addprocs as addprocs
 from ._cluster import interrupt as interrupt

@@ -15,7 +15,10 @@ _RUN = """Run a Python program in the master process, with workers already up.
 The program is __main__, as under python itself: sys.argv, sys.path[0] and __file__ are the same, and so is
 the exit status. Everything after the script, the module or the code belongs to the program. Without -p no
 workers are added: the program calls addprocs itself. The workers end with the program; Ctrl-C ends all, with
-status 130."""
+status 130.
+
+Under mpiexec the program runs in the first rank, and the others are its workers, instead of -p:
+mpiexec -n 5 farcall run script.py"""
 
 _DOCTOR = """Print what is installed and which limits of the system matter, start one worker, and measure it.
 
@@ -47,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return serve(options.ready, options.parent)
     if not program:
         run_parser.error("which program? Give a script, -m module or -c code")
-    if options.threads is not None and options.workers is None:
-        run_parser.error("--threads is about the workers that -p adds: give -p, too")
+    from ..engines import MPI
     from .run import parse_program, run
 
+    if options.threads is not None and options.workers is None and MPI.count_ranks() == 1:
+        run_parser.error("--threads is about the workers that -p adds: give -p, too")
     try:
         found = parse_program(program)
     except ValueError as error:

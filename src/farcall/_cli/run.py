@@ -55,13 +55,19 @@ def parse_program(words: Sequence[str]) -> Program:
 def run(program: Program, workers: int | str | None, threads: int) -> int:
     """Run a program as ``__main__`` and return its exit status; SystemExit passes through.
 
-    ``workers`` are added before: a number, "auto" for one per usable core, None for none. A program that cannot be
-    found is an error of one line, and one that fails has its traceback printed from its own first line on.
+    ``workers`` are added before: a number, "auto" for one per usable core, None for none. Under ``mpiexec`` they are
+    its ranks but for the first, in which alone the program runs. A program that cannot be found is an error of one
+    line, and one that fails has its traceback printed from its own first line on.
     """
     try:
+        ranks = _find_ranks(threads)
+        if ranks is not None and workers is not None:
+            raise _Unrunnable("under mpiexec its other ranks are the workers: leave -p out", 2)
         code, module = _load(program)
         sys.modules["__main__"] = module
-        if workers is not None:
+        if ranks is not None:
+            fc.addprocs(ranks)
+        elif workers is not None:
             fc.addprocs(None if workers == "auto" else int(workers), threads=threads)
     except _Unrunnable as error:
         print(f"farcall: {error}", file=sys.stderr)
@@ -74,6 +80,16 @@ def run(program: Program, workers: int | str | None, threads: int) -> int:
     except Exception as error:
         return _report(error)
     return _execute(code, vars(module))
+
+
+def _find_ranks(threads: int) -> fc.engines.Engine | None:
+    """Return the engine of ``mpiexec``, if that has started this process and others; in those it does not return."""
+    if fc.engines.MPI.count_ranks() == 1:
+        return None
+    try:
+        return fc.engines.MPI(threads=threads)
+    except ImportError as error:
+        raise _Unrunnable(str(error), 1) from None
 
 
 def _execute(code: CodeType, namespace: dict[str, Any]) -> int:

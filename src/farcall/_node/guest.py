@@ -60,9 +60,7 @@ class Guest:
         node = self._node
         self._abandoned.cancel()
         node.leaving = True
-        for link in list(node.reader.links):
-            for call in list(link.running.values()):
-                call.interrupt()
+        node.interrupt_all()
         self._output.finish()
         self._on_end(reason)  # before the connection ends, which waits for its reason a moment only
         node.close()

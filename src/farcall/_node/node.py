@@ -240,6 +240,12 @@ class Node:
             self._broke(link)
         return True
 
+    def interrupt_all(self) -> None:
+        """Interrupt every call that other processes have made here."""
+        for link in list(self.reader.links):
+            for call in list(link.running.values()):
+                call.interrupt()
+
     def open_slot(self, slot: Slot) -> Any:
         """Return the value that arrived in a slot, or raise the error."""
         if slot.frame is None:
