@@ -652,7 +652,7 @@ def nodes_over_tls(credentials, **settings):
     config, dial_securely = Config(**settings), dialler(credentials)
     nodes = [
         Node(1, TOKEN, config, dial=dial_securely),
-        Node(2, TOKEN, config, dial=dial_securely, listener=listener),
+        Node(2, TOKEN, config, dial=dial_securely, listeners=[listener]),
     ]
     nodes[0].peers.add(nodes[1].describe())
     token = current_call.set(Call(nodes[0], None, 0, WANT_NOTHING))

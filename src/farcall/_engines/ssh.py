@@ -34,6 +34,7 @@ Hosts: TypeAlias = Sequence[str | tuple[str, Count]]
 _HOST = re.compile(
     r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^\s:@\[\]-][^\s:@\[\]]*))(?::(?P<port>\d+))?"
 )
+_CONNECTED = 20.0  # seconds that the beginning of a connection takes at most, if it begins at all
 _END = 2.0  # seconds that a host has to say that its workers have ended
 _ASIDE = 3.0  # seconds to find out something for an error message
 
@@ -159,7 +160,7 @@ class SSH(Engine):
         defaults: dict[str, object] = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "accept-new" if known == "add" else "yes",
-            "ConnectTimeout": max(1, round(timeout)),
+            "ConnectTimeout": max(1, round(min(_CONNECTED, timeout * 0.8))),
             "ServerAliveInterval": max(1, round(read_config().heartbeat / 3)),
             "ServerAliveCountMax": 2,
         }

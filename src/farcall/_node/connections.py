@@ -222,7 +222,7 @@ class Connections:
             for link in list(self._node.reader.links):
                 if link.transport.is_forsaken(patience):
                     self._node.exited(link.pid, f"its host has not answered for {patience:g} s")
-                    link.close()
+                    link.transport.break_off()
 
     def close(self) -> None:
         """Let nobody in any more, and pass nothing on."""

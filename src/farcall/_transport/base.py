@@ -48,6 +48,10 @@ class Transport(ABC):
         """Whether the peer's host has left unanswered for so long what was sent. Any thread."""
         return False
 
+    def break_off(self) -> None:
+        """End the connection as if the peer had: who waits for it in any thread wakes. It is still to be closed."""
+        self.close()
+
 
 class Listener(ABC):
     """Where transports begin: a peer that dials ``address`` comes out of ``accept``."""

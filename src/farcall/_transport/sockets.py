@@ -4,6 +4,7 @@ Addresses: ``unix:@name`` (no file; Linux keeps such names in the network namesp
 process however it dies), ``unix:/path``, ``tcp:host:port``. A peer on a Unix socket must be of the same user.
 """
 
+import contextlib
 import errno
 import os
 import secrets
@@ -40,6 +41,10 @@ class SocketTransport(Transport):
 
     def is_forsaken(self, patience: float) -> bool:
         return is_forsaken(self._socket, patience)
+
+    def break_off(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         try:

@@ -12,6 +12,7 @@ is, and what it gives leaves in one call. Two promises of ``Transport`` shape th
   for more than a record, no more is taken from the socket than what surely fits.
 """
 
+import contextlib
 import errno
 import select
 import socket
@@ -253,6 +254,10 @@ class TlsTransport(Transport):
 
     def is_forsaken(self, patience: float) -> bool:
         return is_forsaken(self._socket, patience)
+
+    def break_off(self) -> None:
+        with contextlib.suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         with self._lock:
