@@ -4,6 +4,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import psutil
 import pytest
@@ -82,11 +83,31 @@ def require() -> Callable[[object, str], None]:
     return check
 
 
+@pytest.fixture(scope="session")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Dask cluster of two workers under nannies for all tests, which must leave it as it was."""
+    from dask_cluster import DaskCluster  # here: to import Dask changes how this process pickles exceptions
+
+    made = DaskCluster(tmp_path_factory.mktemp("dask"), 2)
+    yield made
+    made.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests that say so on workers of each engine."""
+    marked = metafunc.definition.get_closest_marker
+    if marked("on_every_engine") and "cluster" in metafunc.fixturenames:
+        engines = ["local"] if marked("needs_main_thread") else ["local", "dask"]
+        metafunc.parametrize("cluster", engines, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[list[int]]:
-    """Two workers for a whole module, whose tests must not remove them."""
+def cluster(request: pytest.FixtureRequest) -> Iterator[list[int]]:
+    """Two workers for a whole module, whose tests must not remove them; of this machine, or of the engine asked for."""
+    of_dask = getattr(request, "param", "local") == "dask"
+    what = request.getfixturevalue("dask").address if of_dask else 2
     before = _children(), _own_threads(), set(_descriptors().items()), _shared()
-    pids = fc.addprocs(2)
+    pids = fc.addprocs(what)
     yield list(pids)
     shutdown()
     check_nothing_leaked(*before)

@@ -1,88 +1,18 @@
 """Workers of a Dask cluster: real schedulers and workers, each a process of its own."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-import traceback
-from pathlib import Path
 
 import distributed
-import psutil
 import pytest
+from dask_cluster import PROGRAM, DaskCluster
 from waiting import until
 
 import farcall as fc
-
-PROGRAM = Path(fc.__file__).parents[1]
-TESTS = Path(__file__).parents[1]
-
-
-class DaskCluster:
-    """A scheduler and workers under nannies, started as a user starts them on hosts of his own."""
-
-    def __init__(self, folder, workers, **config):
-        self._file = folder / "scheduler.json"
-        self._environment = os.environ | {"PYTHONPATH": f"{PROGRAM}:{TESTS}", "NOT_OF_THIS_TEST": "1"}
-        self._environment |= {f"DASK_DISTRIBUTED__{name}": value for name, value in config.items()}
-        self._processes = []
-        self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard")
-        assert until(lambda: self._file.exists() and self._file.read_text().endswith("}"), 20)
-        self.add(workers)
-        self.address = json.loads(self._file.read_text())["address"]
-        self.client = distributed.Client(self.address, set_as_default=False)
-        if workers:
-            self.client.wait_for_workers(workers, timeout=30)
-
-    def _start(self, what, *options):
-        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(self._file), *options]
-        log = subprocess.DEVNULL
-        self._processes.append(subprocess.Popen(command, env=self._environment, stdout=log, stderr=log))
-
-    def add(self, count):
-        """Start workers."""
-        if count:
-            self._start("worker", "--nworkers", str(count), "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1")
-
-    def close(self):
-        self.client.close()
-        family = [psutil.Process(each.pid) for each in self._processes if each.poll() is None]
-        family += [child for each in family for child in each.children(recursive=True)]
-        for each in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        for each in self._processes:
-            each.wait()
-
-    def plugins(self):
-        """Return what of ours there is in any worker: plugins and threads."""
-
-        def ours(dask_worker):
-            threads = [each.name for each in threading.enumerate() if each.name.startswith("farcall")]
-            return [each for each in dask_worker.plugins if each.startswith("farcall")] + threads
-
-        return [each for found in self.client.run(ours).values() for each in found]
-
-    def stacks(self):
-        """Return what our threads in the workers do, for a failure."""
-
-        def ours():
-            frames = sys._current_frames()
-            mine = [each for each in threading.enumerate() if each.name.startswith("farcall")]
-            return {each.name: traceback.format_stack(frames[each.ident])[-3:] for each in mine if each.ident in frames}
-
-        return self.plugins(), self.client.run(ours)
-
-
-@pytest.fixture(scope="module")
-def dask(tmp_path_factory):
-    cluster = DaskCluster(tmp_path_factory.mktemp("dask"), 2)
-    yield cluster
-    cluster.close()
 
 
 @pytest.fixture
@@ -96,12 +26,6 @@ def own_dask(tmp_path):
 def wait_for_ever():
     while True:  # in steps between which it can be interrupted
         time.sleep(0.01)
-
-
-def dask_address_of(cluster, pid):
-    """Return Dask's own name of the worker that one of our processes is in."""
-    process = fc.remotecall_fetch(pid, os.getpid)
-    return next(address for address, each in cluster.client.run(os.getpid).items() if each == process)
 
 
 # Joining and leaving
@@ -151,7 +75,7 @@ def test_a_killed_worker_is_gone_and_its_successor_joins(own_dask, capfd):
 def test_a_worker_that_dask_retires_says_so(own_dask, capfd):
     """The reason is Dask's."""
     with fc.addprocs(own_dask.address) as pids:
-        own_dask.client.retire_workers([dask_address_of(own_dask, pids[0])])
+        own_dask.client.retire_workers([own_dask.address_of(pids[0])])
         assert until(lambda: fc.workers() == pids[1:], 20)
         with pytest.raises(fc.ProcessExited, match="Dask retired it"):
             fc.remotecall_fetch(pids[0], abs, -1)

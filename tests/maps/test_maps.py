@@ -14,6 +14,8 @@ from waiting import until
 import farcall as fc
 from farcall._node.current import current_node
 
+pytestmark = pytest.mark.on_every_engine
+
 
 def double(x):
     return 2 * x
@@ -141,6 +143,7 @@ def test_a_worker_runs_one_item_at_a_time(cluster):
     fc.pmap(alone, range(100), batch_size=1)
 
 
+@pytest.mark.needs_main_thread
 def test_items_run_on_the_main_thread(cluster):
     """What insists on the main thread of its process can be mapped, after the first batch too."""
 
@@ -151,6 +154,7 @@ def test_items_run_on_the_main_thread(cluster):
     assert sum(fc.pmap(where, range(100))) > 80  # a batch that finds it still busy with an answer begins elsewhere
 
 
+@pytest.mark.needs_main_thread
 def test_items_move_to_the_main_thread_when_it_is_free(cluster, tmp_path):
     """A map that finds the main thread busy runs on another one, and moves when it can."""
 

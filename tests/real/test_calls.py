@@ -12,6 +12,8 @@ import pytest
 
 import farcall as fc
 
+pytestmark = pytest.mark.on_every_engine
+
 
 def double(x):
     return 2 * x
@@ -108,9 +110,9 @@ def test_remote_wraps_a_function(cluster):
 def test_remote_do_has_its_effect(cluster):
     """remote_do runs the function and sends nothing back."""
     two = cluster[0]
-    fc.remotecall_fetch(two, exec, "import __main__; __main__.done = __import__('threading').Event()")
-    fc.remote_do(two, exec, "import __main__; __main__.done.set()")
-    assert fc.remotecall_fetch(two, eval, "__import__('__main__').done.wait(10)")
+    fc.remotecall_fetch(two, exec, "done = __import__('threading').Event()")
+    fc.remote_do(two, exec, "done.set()")
+    assert fc.remotecall_fetch(two, eval, "done.wait(10)")
 
 
 def test_workers_call_each_other_and_the_master(cluster):
@@ -151,7 +153,7 @@ def test_a_thousand_calls_may_block_at_once(cluster):
     """Calls run concurrently: a thousand that wait for one another all end."""
     two = cluster[0]
     fc.everywhere("import threading; gate = threading.Barrier(1000)", pids=two)
-    futures = [fc.spawnat(two, eval, "__import__('__main__').gate.wait(30)") for _ in range(1000)]
+    futures = [fc.spawnat(two, eval, "gate.wait(30)") for _ in range(1000)]
     assert sorted(future.result() for future in futures) == list(range(1000))
 
 
@@ -180,17 +182,16 @@ def test_calls_start_in_the_order_sent(cluster):
     fc.everywhere("order = []", pids=two)
 
     def note(i):
-        import __main__
-
-        __main__.order.append(i)
+        order.append(i)  # noqa: F821
         if i % 7 == 0:
             time.sleep(0.01)
 
     futures = [fc.spawnat(two, note, i) for i in range(300)]
     concurrent.futures.wait(futures)
-    assert fc.remotecall_fetch(two, eval, "__import__('__main__').order") == list(range(300))
+    assert fc.remotecall_fetch(two, eval, "order") == list(range(300))
 
 
+@pytest.mark.needs_main_thread
 def test_the_first_call_runs_on_the_main_thread(cluster):
     """A call to an idle worker runs on its main thread, so that libraries which insist on it work."""
     for _ in range(20):

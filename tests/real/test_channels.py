@@ -18,6 +18,8 @@ from farcall._node.current import current_node
 
 PLACES = pytest.mark.parametrize("place", [1, 2], ids=["on-the-master", "on-a-worker"])
 
+pytestmark = pytest.mark.on_every_engine
+
 
 def keepers():
     values = [each.value for each in current_node().references.values.values()]

@@ -17,6 +17,8 @@ from farcall._transport import shm
 
 MB = 1 << 20
 
+pytestmark = pytest.mark.on_every_engine
+
 
 def _node():
     return fc._cluster.master().node
@@ -79,15 +81,13 @@ def test_an_array_that_is_kept_keeps_its_memory(cluster):
     fc.everywhere("kept = []", pids=two)
 
     def keep(array):
-        import __main__
-
-        __main__.kept.append(array)
+        kept.append(array)  # noqa: F821
 
     for value in range(4):
         fc.remotecall_fetch(two, keep, np.full(MB, float(value)))
     for _ in range(4):
         fc.remotecall_fetch(two, describe, np.full(MB, 9.0))
-    assert fc.remotecall_fetch(two, eval, "[float(a.mean()) for a in __import__('__main__').kept]") == [0, 1, 2, 3]
+    assert fc.remotecall_fetch(two, eval, "[float(a.mean()) for a in kept]") == [0, 1, 2, 3]
 
 
 def test_a_read_only_array_is_written_once_for_all_workers(cluster):
@@ -187,9 +187,7 @@ def test_a_killed_receiver_gives_the_memory_back():
     fc.everywhere("kept = []", pids=two)
 
     def swap(array):
-        import __main__
-
-        __main__.kept.append(array)
+        kept.append(array)  # noqa: F821
         return array + 1
 
     result = fc.remotecall_fetch(two, swap, np.ones(MB))

@@ -13,6 +13,8 @@ from waiting import until
 
 import farcall as fc
 
+pytestmark = pytest.mark.on_every_engine
+
 
 def fail(text):
     raise ValueError(text)
@@ -121,27 +123,26 @@ def test_system_exit_arrives_and_ends_no_process(cluster):
     assert fc.remotecall_fetch(cluster[0], os.getpid) == process
 
 
+@pytest.mark.needs_main_thread
 def test_cancel_reaches_the_running_call(cluster):
     """cancel returns True, the call's finally blocks run, result raises CancelledError; the worker goes on."""
     two = cluster[0]
     fc.everywhere("events = []; begun = __import__('threading').Event()", pids=two)
 
     def work():
-        import __main__
-
         try:
-            __main__.begun.set()
+            begun.set()  # noqa: F821
             time.sleep(60)
         finally:
-            __main__.events.append("cleaned up")
+            events.append("cleaned up")  # noqa: F821
 
     future = fc.spawnat(two, work)
-    assert fc.remotecall_fetch(two, eval, "__import__('__main__').begun.wait(10)")
+    assert fc.remotecall_fetch(two, eval, "begun.wait(10)")
     assert future.cancel()
     assert future.cancelled()
     with pytest.raises(CancelledError):
         future.result()
-    assert until(lambda: fc.remotecall_fetch(two, eval, "__import__('__main__').events") == ["cleaned up"])
+    assert until(lambda: fc.remotecall_fetch(two, eval, "events") == ["cleaned up"])
     done = fc.spawnat(two, len, "ab")
     assert done.result() == 2
     assert not done.cancel()
@@ -153,21 +154,19 @@ def test_cancel_reaches_python_code_on_any_thread(cluster):
     fc.everywhere("ended = []; begun = __import__('threading').Semaphore(0)", pids=two)
 
     def spin():
-        import __main__
-
         try:
-            __main__.begun.release()
+            begun.release()  # noqa: F821
             while True:
                 pass
         finally:
-            __main__.ended.append(1)
+            ended.append(1)  # noqa: F821
 
     futures = [fc.spawnat(two, spin) for _ in range(3)]
     for _ in futures:
-        assert fc.remotecall_fetch(two, eval, "__import__('__main__').begun.acquire(timeout=10)")
+        assert fc.remotecall_fetch(two, eval, "begun.acquire(timeout=10)")
     for future in futures:
         assert future.cancel()
-    assert until(lambda: fc.remotecall_fetch(two, eval, "len(__import__('__main__').ended)") == 3)
+    assert until(lambda: fc.remotecall_fetch(two, eval, "len(ended)") == 3)
 
 
 def test_cancel_reaches_the_calls_that_a_call_made(cluster):
@@ -176,14 +175,12 @@ def test_cancel_reaches_the_calls_that_a_call_made(cluster):
     fc.everywhere("hits = []; begun = __import__('threading').Semaphore(0)", pids=three)
 
     def leaf():
-        import __main__
-
         try:
-            __main__.begun.release()
+            begun.release()  # noqa: F821
             while True:
                 time.sleep(0.01)
         finally:
-            __main__.hits.append(1)
+            hits.append(1)  # noqa: F821
 
     def parent(waits):
         future = fc.spawnat(three, leaf)
@@ -193,9 +190,9 @@ def test_cancel_reaches_the_calls_that_a_call_made(cluster):
         fc.everywhere("hits.clear()", pids=three)
         future = fc.spawnat(two, parent, waits)
         for _ in range(leaves):
-            assert fc.remotecall_fetch(three, eval, "__import__('__main__').begun.acquire(timeout=10)")
+            assert fc.remotecall_fetch(three, eval, "begun.acquire(timeout=10)")
         assert future.cancel()
-        assert until(lambda n=leaves: fc.remotecall_fetch(three, eval, "len(__import__('__main__').hits)") == n)
+        assert until(lambda n=leaves: fc.remotecall_fetch(three, eval, "len(hits)") == n)
 
 
 def test_cancel_reaches_coroutines(cluster):
@@ -206,18 +203,16 @@ def test_cancel_reaches_coroutines(cluster):
     async def nap():
         import asyncio
 
-        import __main__
-
         try:
-            __main__.begun.set()
+            begun.set()  # noqa: F821
             await asyncio.sleep(60)
         finally:
-            __main__.done.append(1)
+            done.append(1)  # noqa: F821
 
     future = fc.spawnat(two, nap)
-    assert fc.remotecall_fetch(two, eval, "__import__('__main__').begun.wait(10)")
+    assert fc.remotecall_fetch(two, eval, "begun.wait(10)")
     assert future.cancel()
-    assert until(lambda: fc.remotecall_fetch(two, eval, "__import__('__main__').done") == [1])
+    assert until(lambda: fc.remotecall_fetch(two, eval, "done") == [1])
 
 
 def test_interrupt_ends_the_calls_under_way(cluster):
@@ -226,15 +221,13 @@ def test_interrupt_ends_the_calls_under_way(cluster):
     fc.everywhere("begun = __import__('threading').Semaphore(0)", pids=two)
 
     def work():
-        import __main__
-
-        __main__.begun.release()
+        begun.release()  # noqa: F821
         while True:
             time.sleep(0.01)
 
     futures = [fc.spawnat(two, work) for _ in range(3)]
     for _ in futures:
-        assert fc.remotecall_fetch(two, eval, "__import__('__main__').begun.acquire(timeout=10)")
+        assert fc.remotecall_fetch(two, eval, "begun.acquire(timeout=10)")
     fc.interrupt(two, three)
     for future in futures:
         with pytest.raises(KeyboardInterrupt):
@@ -242,6 +235,7 @@ def test_interrupt_ends_the_calls_under_way(cluster):
     assert [fc.remotecall_fetch(pid, fc.myid) for pid in cluster] == cluster
 
 
+@pytest.mark.needs_main_thread
 def test_ctrl_c_cancels_what_the_master_waits_for(cluster):
     """KeyboardInterrupt in a wait of the master cancels the call and keeps the cluster."""
     two = cluster[0]

@@ -14,6 +14,8 @@ import pytest
 
 import farcall as fc
 
+pytestmark = pytest.mark.on_every_engine
+
 
 def _node():
     return fc._cluster.master().node
@@ -174,9 +176,9 @@ def test_everywhere_defines_runs_and_imports(cluster):
     fc.everywhere("import math as m; tau = 2 * m.pi")
     fc.everywhere(importlib.import_module("collections.abc"))
     for pid in fc.procs():
-        assert fc.remotecall_fetch(pid, eval, "__import__('__main__').triple(5)") == 15
-        assert round(fc.remotecall_fetch(pid, eval, "__import__('__main__').tau"), 2) == 6.28
-        assert fc.remotecall_fetch(pid, eval, "__import__('__main__').collections.__name__") == "collections"
+        assert fc.remotecall_fetch(pid, eval, "triple(5)") == 15
+        assert round(fc.remotecall_fetch(pid, eval, "tau"), 2) == 6.28
+        assert fc.remotecall_fetch(pid, eval, "collections.__name__") == "collections"
 
 
 def test_everywhere_with_one_pid_returns_the_value(cluster):

@@ -11,6 +11,8 @@ import farcall as fc
 
 LARGE = 100_000  # float64 values: more than rides back with the completion
 
+pytestmark = pytest.mark.on_every_engine
+
 
 def values_there():
     """Return how many values live on this process."""
@@ -77,17 +79,13 @@ def test_a_passed_future_keeps_the_value_alive(cluster):
     two, three = cluster
     future = fc.wait(fc.spawnat(two, np.ones, LARGE))
 
-    def keep(f):
-        import __main__
-
-        __main__.kept = f
-
-    fc.remotecall_fetch(three, keep, future)
+    fc.everywhere("kept = []", pids=three)
+    fc.remotecall_fetch(three, lambda f: kept.append(f), future)  # noqa: F821
     del future
     gc.collect()
     for _ in range(50):
         assert fc.remotecall_fetch(two, values_there) == 1
-    assert fc.remotecall_fetch(three, eval, "float(__import__('__main__').kept.result().sum())") == LARGE
+    assert fc.remotecall_fetch(three, eval, "float(kept[0].result().sum())") == LARGE
     fc.everywhere("del kept", pids=three)
     assert _free(two, 0)
 

@@ -6,6 +6,7 @@ of other processes leave the pickle too, as attachments, so that whoever carries
 although he cannot read it.
 """
 
+import copyreg
 import io
 import pickle
 import sys
@@ -247,6 +248,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             goes_by_value(obj.__module__)
             if type(obj) is FunctionType and id(obj.__globals__) not in self.globals_ref and not is_importable(obj):
                 self._seed_namespaces(obj)
+        elif isinstance(obj, BaseException) and _is_enriched(type(obj)):
+            return obj.__reduce_ex__(PROTOCOL)
         return super().reducer_override(obj)
 
     def _seed_namespaces(self, function: FunctionType) -> None:
@@ -254,6 +257,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         for namespace in Uses(function).unresolved_in:
             if id(namespace) not in self.globals_ref:
                 self.globals_ref[id(namespace)] = MainNames()  # cloudpickle fills in what the functions of it use
+
+
+def _is_enriched(kind: type[BaseException]) -> bool:
+    """Whether tblib, which comes with Dask, has exceptions pickled with all that hangs on them, and some come apart."""
+    return getattr(copyreg.dispatch_table.get(kind), "__module__", None) == "tblib.pickling_support"
 
 
 def _reduce_read_only(array: Any) -> Any:
