@@ -25,6 +25,9 @@ class Config:
     machine_code: int = 64 << 20
     """What the master keeps of the machine code that Numba made anywhere in the cluster; 0: none travels."""
 
+    local_modules: int = 1
+    """1: workers get the modules that they lack from the master, when they import them; 0: they do not. Read there."""
+
     capture_warning: int = 10 << 20
     """A function that captures more than this is named in a warning."""
 

@@ -50,6 +50,8 @@ class Callee:
         started = _clock()
         try:
             try:
+                if self._node.modules.news:
+                    self._node.modules.catch_up()
                 function = definition.function()
                 body = frame.body
                 args = pickles.decode(body, *parts) if parts is not None else pickles.decode_plain(body)

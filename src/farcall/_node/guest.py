@@ -39,6 +39,7 @@ class Guest:
         node.main = {"__name__": "__main__", "__builtins__": __builtins__}
         node.on_exit = self._exited
         node.leave = lambda: self.end("it was removed")
+        node.modules.begin()
         self._output = take_output(node)
         if find_node() is None:
             set_process_node(node)  # for threads that the user's code starts

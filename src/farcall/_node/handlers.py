@@ -83,8 +83,11 @@ def on_define(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
 
 
 def on_forget(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
-    """Drop a function; calls of it that run keep it."""
-    link.definitions.pop(frame.target, None)
+    """Drop a function, or take note of modules that have changed; calls that run keep what they have."""
+    if frame.target:
+        link.definitions.pop(frame.target, None)
+    else:
+        node.modules.tell(messages.decode_changed(bytes(frame.body)))
     return True
 
 

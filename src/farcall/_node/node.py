@@ -36,10 +36,12 @@ from .handlers import HANDLERS
 from .link import Link
 from .machine_code import Library
 from .metering import TimedCall, count_message, current_meter, run_metered
+from .modules import Modules
 from .peers import Peer, Peers
 from .reader import Hooks, Reader
 from .references import References
 from .slots import Slot, Target
+from .sources import Sources
 from .tracing import Tracer
 
 
@@ -82,6 +84,8 @@ class Node:
         self.references = References(self)
         self.callee = Callee(self)
         self.library = Library(self)
+        self.sources = Sources(self)  # the master's
+        self.modules = Modules(self)  # a worker's
         self._numbers = itertools.count(1)
         self._exits: dict[ProcessId, _Exit] = {}  # under way
         hooks = Hooks(self._handle, self._lost, self.connections.accept, self._tick)
@@ -127,6 +131,8 @@ class Node:
             self.pool.run(self.callee.execute_here, call, target, function, args, kwargs)
             return None, number
         link = self.links.get(pid) or self.connections.link_to(pid)
+        if self.sources.are_used:
+            self.sources.look()
         known = self.codebook.number_of(function)
         once = False
         if known not in link.known:
@@ -166,8 +172,9 @@ class Node:
 
     def _define(self, link: Link, function: Callable[..., Any]) -> tuple[int, bool]:
         """Make sure that a peer has a function; return its number, and whether it is for one call only."""
+        known = link.known  # another set when modules have changed meanwhile: then the function must go once more
         shipment = self.codebook.examine(function)
-        if shipment.number not in link.known:
+        if shipment.number not in known:
             count_message(shipment.payload.size)
             flags = messages.FRESH if shipment.fresh else 0
             self.references.announce(shipment.payload, link.pid)
@@ -176,7 +183,7 @@ class Node:
             except OSError:
                 self._broke(link)
             if not shipment.once:
-                link.known.add(shipment.number)
+                known.add(shipment.number)
         while self.codebook.forgotten:
             with contextlib.suppress(IndexError):
                 self._forget(self.codebook.forgotten.pop())
@@ -359,6 +366,8 @@ class Node:
             self.reader.remove(link)
             _fail_all(link, "the cluster was shut down")
         self.connections.close()
+        self.sources.close()
+        self.modules.close()
         self.callee.close()
         self.pool.close()
         self.pool.join(1.0)

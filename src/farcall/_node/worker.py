@@ -57,6 +57,7 @@ def make_node(told: dict[str, Any]) -> Node:
     node = Node(0, bytes.fromhex(told["token"]), read_config(), dial=dial, listeners=listeners, leads_on_main=True)
     node.leave = node.reader.stop_main
     set_process_node(node)
+    node.modules.begin()
     signal.signal(signal.SIGINT, _interrupt)
     signal.signal(signal.SIGTERM, _terminate)
     return node

@@ -10,7 +10,8 @@ RESULT   target = VALUE, ERROR or STORED (the value stays with its owner until i
 DEFINE   target = number of a function, body = its pickle; FRESH: unpickle it again for every call, because
          it carries state that a call may change.
 FORGET   target = number of a function that will not be called again. A function that changes from call to
-         call is defined, called and forgotten each time.
+         call is defined, called and forgotten each time. 0: body = names of modules that have changed at the
+         master; what was imported from there is imported anew by later calls.
 CANCEL   interrupt the call, and the calls that it made.
 HOLD     body = HOLDING records (creator, number, holder, change): who holds a reference to a value that
          the receiver owns. Sent before the message that carries the reference.
@@ -39,6 +40,16 @@ SEGMENT = Struct("<Q")
 def encode_forget(number: int) -> bytes:
     """Return the message that frees a number of a function."""
     return encode_small(FORGET, 0, number, 0, b"")
+
+
+def encode_changed(modules: list[str]) -> bytes:
+    """Return the message that says which modules of the master have changed."""
+    return encode_small(FORGET, 0, 0, 0, "\n".join(modules).encode())
+
+
+def decode_changed(body: bytes) -> list[str]:
+    """Return the names of the modules."""
+    return body.decode().split("\n")
 
 
 def encode_cancel(call: int) -> bytes:

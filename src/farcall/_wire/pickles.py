@@ -7,7 +7,9 @@ although he cannot read it.
 """
 
 import copyreg
+import importlib
 import io
+import operator
 import pickle
 import sys
 import threading
@@ -20,7 +22,7 @@ import cloudpickle
 from .._errors import SerializationError
 from .compiled.private import is_dispatcher
 from .compiled.shipping import reduce_dispatcher
-from .uses import Uses, goes_by_value, is_constant_array, is_importable
+from .uses import Uses, goes_by_value, is_constant_array, is_former, is_importable
 
 PROTOCOL = 5
 OUT_OF_BAND = 16 * 1024  # smaller buffers are cheaper inside the pickle
@@ -246,6 +248,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             goes_by_value(obj.__name__)  # registers it, if so
         elif isinstance(obj, (type, FunctionType)):
             goes_by_value(obj.__module__)
+            if is_former(obj):
+                return _import_named, (obj.__module__, obj.__qualname__)
             if type(obj) is FunctionType and id(obj.__globals__) not in self.globals_ref and not is_importable(obj):
                 self._seed_namespaces(obj)
         elif isinstance(obj, BaseException) and _is_enriched(type(obj)):
@@ -257,6 +261,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         for namespace in Uses(function).unresolved_in:
             if id(namespace) not in self.globals_ref:
                 self.globals_ref[id(namespace)] = MainNames()  # cloudpickle fills in what the functions of it use
+
+
+def _import_named(module: str, name: str) -> Any:
+    return operator.attrgetter(name)(importlib.import_module(module))
 
 
 def _is_enriched(kind: type[BaseException]) -> bool:

@@ -199,6 +199,30 @@ def goes_by_value(module_name: str) -> bool:
     return result
 
 
+_from_master: set[str] = set()
+
+
+def set_from_master(module_name: str) -> None:
+    """Have what a module defines go by name although it cannot be found here: it came from the master."""
+    _from_master.add(module_name)
+    _by_value[module_name] = False
+
+
+def is_from_master(module_name: str | None) -> bool:
+    """Whether a module came from the master."""
+    return module_name in _from_master
+
+
+def is_former(value: Any) -> bool:
+    """Whether this is a class of the master's whose module is, or will be, imported anew: it goes by name still."""
+    return (
+        isinstance(value, type)
+        and is_from_master(value.__module__)
+        and "<locals>" not in value.__qualname__
+        and not is_importable(value)
+    )
+
+
 def _can_be_found(top: str) -> bool:
     if top in sys.builtin_module_names:
         return True

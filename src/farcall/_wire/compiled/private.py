@@ -18,7 +18,9 @@ the name of a symbol. Three things differ from the file cache, because here the 
 import copy
 import ctypes
 import functools
+import hashlib
 import itertools
+import linecache
 import pickle
 import secrets
 import sys
@@ -28,6 +30,7 @@ import weakref
 from io import BytesIO
 from typing import Any
 
+from ..uses import is_from_master
 from .counting import when_imported
 
 FORMAT = 1  # of an exported specialisation
@@ -53,6 +56,33 @@ def _spread_identities(bytecode: Any) -> None:
 
 
 when_imported("numba.core.bytecode", _spread_identities)
+
+
+def _cache_by_text(caching: Any) -> None:
+    """Have the file cache know modules that came from the master by their text: no file of this host is theirs."""
+    try:
+        base: Any = getattr(caching, "CacheImpl", None) or caching._CacheImpl
+        known = base._locator_classes
+        in_home: Any = next(each for each in known if each.__name__.endswith("UserWideCacheLocator"))
+    except (AttributeError, StopIteration):
+        return  # without a cache such functions are an error of Numba's that says so
+
+    class Locator(in_home):  # type: ignore[misc]
+        @classmethod
+        def from_function(cls, function: Any, path: str) -> Any:
+            if not is_from_master(function.__module__):
+                return None
+            made = cls(function, path)
+            made.ensure_cache_path()
+            return made
+
+        def get_source_stamp(self) -> Any:
+            return hashlib.sha256("".join(linecache.getlines(self._py_file)).encode()).hexdigest()
+
+    base._locator_classes = [Locator, *known]
+
+
+when_imported("numba.core.caching", _cache_by_text)
 
 
 def is_dispatcher(value: Any) -> bool:
