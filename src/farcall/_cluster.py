@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
@@ -157,6 +157,11 @@ class Cluster:
                 if reason is not None:
                     node.tell(pid, dismiss, each.pid, reason)
             return pid
+
+    def find(self, keys: Collection[object]) -> ProcessId | None:
+        """Return a worker that its engine knows by one of these keys, None if there is none."""
+        workers = list(self._engines.items())
+        return next((pid for pid, (_, worker) in workers if worker.key in keys), None)
 
     def _watch(self, engine: Engine) -> None:
         if not any(engine is each for each in self._watched):

@@ -240,7 +240,7 @@ class Host(WorkerPlugin):
                 with contextlib.suppress(Exception):  # the worker is closing
                     worker.loop.add_callback(worker.log_event, self.session, ("gone", worker.address, reason))
 
-            self._guest = guests.Guest(self._token, listen, certificate, self._timeout, on_end)
+            self._guest = guests.Guest(self._token, listen, certificate, self._timeout, on_end, worker)
         except Exception as error:
             worker.log_event(self.session, ("failed", worker.address, f"{type(error).__name__}: {error}"))
         else:

@@ -11,7 +11,7 @@ import sys
 import traceback
 from typing import Any
 
-from .._errors import RemoteError, RemoteTraceback, SerializationError
+from .._errors import RemoteError, RemoteTraceback
 from .._wire import pickles
 from .._wire.pickles import Payload
 
@@ -52,7 +52,7 @@ def decode_error(body: Any, parts: tuple[Any, Any, Any]) -> BaseException:
     rest = file.read()
     try:
         error = pickles.decode(rest, *parts) if rest else RemoteError(name, text)
-    except SerializationError:
+    except Exception:  # of what the exception refers to, too
         error = RemoteError(name, text)
     if not isinstance(error, BaseException):
         error = RemoteError(name, text)

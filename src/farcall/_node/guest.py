@@ -7,6 +7,7 @@ be interrupted. There may be several, of one master or of several, and they do n
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from .._config import read_config
 from .._transport.addresses import Dialler
@@ -21,7 +22,7 @@ class Guest:
     """A node that serves one master, from now until that says goodbye or is gone, or ``end`` is called.
 
     It listens on a free port of the addresses in ``listen``, and where this machine alone can reach it. ``on_end`` is
-    called once, with the reason.
+    called once, with the reason. ``landlord`` is whose process this is.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Guest:
         certificate: Certificate | None,
         timeout: float,
         on_end: Callable[[str], None],
+        landlord: Any = None,
     ) -> None:
         self._on_end = on_end
         self._ending = threading.Lock()
         listeners = [open_listener(each, certificate) for each in (None, *listen)]
         self._node = node = Node(0, token, read_config(), dial=Dialler(certificate), listeners=listeners)
         node.main = {"__name__": "__main__", "__builtins__": __builtins__}
+        node.landlord = landlord
         node.on_exit = self._exited
         node.leave = lambda: self.end("it was removed")
         node.modules.begin()

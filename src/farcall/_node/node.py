@@ -72,6 +72,7 @@ class Node:
         self.joining = threading.RLock()  # held while somebody joins; who must not miss anybody takes it too
         self.default_pool: Any = None
         self.main: dict[str, Any] | None = None  # the globals of ``__main__`` in a guest
+        self.landlord: Any = None  # of a guest: whose process this is, such as a worker of Dask
         self.leave: Callable[[], None] = self.close  # what the master's goodbye does
         self.on_output: Callable[[ProcessId, str, str], None] = lambda pid, stream, text: None  # of guests
         self.members_changed = threading.Condition()

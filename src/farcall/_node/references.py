@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .._errors import FarcallError, ProcessExited
 from .._types import CallId, ProcessId, RefId
@@ -52,6 +52,7 @@ class References:
         self._failures: deque[Frame] = deque()  # likewise: of Futures that nobody fetched
         self._errands: deque[Callable[[], None]] = deque()  # likewise: of anybody
         self.accounts: WeakValueDictionary[RefId, Any] = WeakValueDictionary()  # what this process has of channels
+        self.stand_ins: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # objects that stand for values: references
 
     def lose(self, pid: ProcessId) -> None:
         """Free what only a process held that is gone."""

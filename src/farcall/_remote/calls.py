@@ -68,13 +68,13 @@ def spawnat(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs: P.kwarg
         future: Future[R] = Future(node, where)
         _begin(node, where, future, f, args, kwargs)
         return future
-    if isinstance(where, Place):
+    place = locate(where)
+    if isinstance(place, Place):
         future = Future(node)
-        where.place(future, counted_from_now(lambda pid: _begin(node, pid, future, f, args, kwargs)))
+        place.place(future, counted_from_now(lambda pid: _begin(node, pid, future, f, args, kwargs)))
         return future
-    pid = locate(where)
-    future = Future(node, pid)
-    _begin(node, pid, future, f, args, kwargs)
+    future = Future(node, place)
+    _begin(node, place, future, f, args, kwargs)
     return future
 
 
@@ -87,9 +87,10 @@ def remotecall_fetch(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs
     >>> remotecall_fetch(2, divmod, 17, 5)
     (3, 2)
     """
-    if isinstance(where, Place):
-        return spawnat(where, f, *args, **kwargs).result()
-    value: R = current_node().ask(where if type(where) is int else locate(where), f, *args, **kwargs)
+    place = where if type(where) is int else locate(where)
+    if isinstance(place, Place):
+        return spawnat(place, f, *args, **kwargs).result()
+    value: R = current_node().ask(place, f, *args, **kwargs)
     return value
 
 
@@ -99,16 +100,17 @@ def remote_do(where: Where, f: Callable[P, object], /, *args: P.args, **kwargs: 
     If it fails the error is printed on the master's stderr and logged there. Julia: the same name.
     """
     node = current_node()
-    if isinstance(where, Place):
+    place = locate(where)
+    if isinstance(place, Place):
         sent = Future[None](node)
 
         def begin(pid: ProcessId) -> None:
             node.tell(pid, f, *args, **kwargs)
             sent.finish(None, None)
 
-        where.place(sent, counted_from_now(begin))
+        place.place(sent, counted_from_now(begin))
         return
-    node.tell(locate(where), f, *args, **kwargs)
+    node.tell(place, f, *args, **kwargs)
 
 
 def remote(f: Callable[P, R], where: Where = "any") -> Callable[P, R]:
@@ -126,8 +128,14 @@ def remote(f: Callable[P, R], where: Where = "any") -> Callable[P, R]:
     return call
 
 
-def locate(where: Where) -> ProcessId:
-    """Return the process that ``where`` means now. TypeError for what means none, ValueError for a wrong name."""
+@functools.singledispatch
+def locate(where: Any) -> ProcessId | Place:
+    """Return the process, or the Place, that ``where`` means now; for types of other libraries see ``register``.
+
+    TypeError for what means none, ValueError for a wrong name.
+    """
+    if isinstance(where, Place):
+        return where
     if isinstance(where, bool):
         raise TypeError(f"where={where!r} is no process; procs() lists them")
     if isinstance(where, int):

@@ -13,9 +13,10 @@ import operator
 import pickle
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
 
@@ -59,6 +60,14 @@ _NONE = Payload(pickle.dumps(None, PROTOCOL))
 
 class TooLarge(Exception):
     """The value is larger than the limit that ``encode`` was given."""
+
+
+class Unopened(BaseException):
+    """What something in a pickle stands for cannot be had: ``decode`` raises ``error``, as it is."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(error)
+        self.error = error
 
 
 class _Context(threading.local):
@@ -238,6 +247,8 @@ class _Capped(io.BytesIO):
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    dispatch_table: ClassVar[Any] = ChainMap({}, cloudpickle.Pickler.dispatch_table)
+
     def reducer_override(self, obj: Any) -> Any:
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(obj) is numpy.ndarray:
@@ -272,6 +283,11 @@ def _is_enriched(kind: type[BaseException]) -> bool:
     return getattr(copyreg.dispatch_table.get(kind), "__module__", None) == "tblib.pickling_support"
 
 
+def set_reducer(kind: type, reduce: Callable[[Any], Any]) -> None:
+    """Have objects of exactly this type pickled in another way, by what ``__reduce__`` would return."""
+    _Pickler.dispatch_table[kind] = reduce
+
+
 def _reduce_read_only(array: Any) -> Any:
     """Reduce an array that must not be written here and may be where it arrives: there it is a copy."""
     if array.nbytes < OUT_OF_BAND or not (array.flags.c_contiguous or array.flags.f_contiguous):
@@ -295,15 +311,21 @@ def _rebuild_array(index: int, dtype: Any, shape: tuple[int, ...], order: str) -
 
 
 def decode(body: Any, buffers: Sequence[Any] = (), indexed: Sequence[Any] = (), holds: Sequence[Any] = ()) -> Any:
-    """Return the value of a pickle. Whatever goes wrong, SystemExit included, is a SerializationError."""
+    """Return the value of a pickle. Whatever goes wrong, SystemExit included, is a SerializationError.
+
+    Only what a value in it stands for has errors of its own, see ``Unopened``.
+    """
     outer = _context.buffers, _context.holds
     _context.buffers, _context.holds = indexed, holds
     try:
         return pickle.loads(body, buffers=buffers)
+    except Unopened as unopened:
+        lacking = unopened.error  # raised below: here it would have what carried it in its context
     except (Exception, SystemExit) as error:
         raise SerializationError(f"it cannot be unpickled: {type(error).__name__}: {error}") from error
     finally:
         _context.buffers, _context.holds = outer
+    raise lacking
 
 
 def decode_plain(body: Any) -> Any:

@@ -1,0 +1,1 @@
+"""farcall beside other libraries: a module for each, which nothing imports unless the user does."""
