@@ -98,7 +98,7 @@ def _be_worker(listener: Listener) -> None:
     from farcall._node.worker import serve
     from farcall._transport.sockets import dial
 
-    node = Node(0, _TOKEN, read_config(), dial=dial, listener=listener, leads_on_main=True)
+    node = Node(0, _TOKEN, read_config(), dial=dial, listeners=[listener], leads_on_main=True)
     serve(node, os.dup(1), 60.0)
 
 

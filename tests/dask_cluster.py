@@ -20,9 +20,21 @@ TESTS = Path(__file__).parent
 
 
 class DaskCluster:
-    """A scheduler and workers under nannies, started as a user starts them on hosts of his own."""
+    """A scheduler and workers under nannies, started as a user starts them on hosts of his own.
 
-    def __init__(self, folder, workers, **config):
+    With `certificate`, paths of a CA, a certificate and its key, all of them speak TLS.
+    """
+
+    def __init__(self, folder, workers, certificate=None, **config):
+        names = ("ca-file", "cert", "key")
+        tls = [f"--tls-{name}={path}" for name, path in zip(names, certificate or (), strict=False)]
+        self._options = ["--protocol", "tls", *tls] if tls else []
+        self.security = None
+        if certificate:
+            ca, own, key = certificate
+            self.security = distributed.Security(
+                tls_ca_file=ca, tls_client_cert=own, tls_client_key=key, require_encryption=True
+            )
         self._file = folder / "scheduler.json"
         self._environment = os.environ | {"PYTHONPATH": f"{PROGRAM}:{TESTS}", "NOT_OF_THIS_TEST": "1"}
         self._environment |= {f"DASK_DISTRIBUTED__{name}": value for name, value in config.items()}
@@ -31,12 +43,12 @@ class DaskCluster:
         assert until(lambda: self._file.exists() and self._file.read_text().endswith("}"), 20)
         self.add(workers)
         self.address = json.loads(self._file.read_text())["address"]
-        self.client = distributed.Client(self.address, set_as_default=False)
+        self.client = distributed.Client(self.address, security=self.security, set_as_default=False)
         if workers:
             self.client.wait_for_workers(workers, timeout=30)
 
     def _start(self, what, *options):
-        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(self._file), *options]
+        command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(self._file), *self._options, *options]
         log = subprocess.DEVNULL
         self._processes.append(subprocess.Popen(command, env=self._environment, stdout=log, stderr=log))
 
