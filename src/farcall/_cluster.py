@@ -379,7 +379,7 @@ def addprocs(
     if _is_dask(what):
         what = _dask(what)
     if isinstance(what, bool) or not isinstance(what, (int, Engine, list, tuple, type(None))):
-        kinds = "how many local workers to start, a list of hosts, a Dask cluster, or an engine"
+        kinds = "how many local workers to start, a list of hosts as ['user@host:port'], a Dask cluster, or an engine"
         raise TypeError(f"addprocs({what!r}): write {kinds}")
     if isinstance(what, (list, tuple)):
         from ._engines.ssh import SSH  # as lazily as Dask: most programs start local workers only
@@ -403,7 +403,7 @@ def _is_dask(what: object) -> bool:
     """Whether this is the address of a Dask scheduler, or a client or cluster of Dask's."""
     dask: Any = sys.modules.get("distributed")
     if isinstance(what, str):
-        return ":" in what
+        return ":" in what and "@" not in what
     return dask is not None and isinstance(what, (dask.Client, dask.deploy.Cluster))
 
 

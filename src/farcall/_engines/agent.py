@@ -2,9 +2,10 @@
 
     python -c "from farcall._engines.agent import main; main()"
 
-One line of JSON comes in on standard input, which says what to start; then lines that ask to stop a worker. Lines of
-JSON go out on standard output: what each worker prints, that it listens, that it ended and why. When the input ends,
-because whoever wrote it has ended or the way to it has, all workers do. ``remote`` is the other end.
+Lines of JSON go out on standard output: first which farcall this is; then that a worker listens, what it prints, that
+it ended and why. One line of JSON comes in on standard input, which says what to start, then lines that ask to stop a
+worker. When the input ends, because whoever wrote it has ended or the way to it has, all workers do. ``remote`` is the
+other end.
 """
 
 import base64
@@ -17,6 +18,7 @@ import threading
 from typing import Any
 
 from .._errors import LaunchError
+from .._version import __version__
 from .base import Launched, Offer
 from .local import Local
 
@@ -27,10 +29,13 @@ def main() -> None:
     """Run an agent until its input ends, or its last worker does."""
     out = os.dup(1)
     os.dup2(2, 1)  # whatever else prints here must not come between the lines
-    told = json.loads(sys.stdin.buffer.readline())
     agent = Agent(out)
+    agent.say("ready", version=__version__)
+    told = sys.stdin.buffer.readline()
+    if not told:
+        return  # whoever started this does not want it
     try:
-        agent.start(told)
+        agent.start(json.loads(told))
     except (OSError, ValueError) as error:
         agent.say("failed", text=str(error))
         agent.say("complete")
@@ -63,7 +68,7 @@ class Agent:
     def start(self, told: dict[str, Any]) -> None:
         """Start the workers."""
         if told["cwd"]:
-            os.chdir(os.path.expanduser(told["cwd"]))
+            _go_to(told["cwd"])
         count = len(os.sched_getaffinity(0)) if told["count"] == "auto" else told["count"]
         certificate = told["certificate"] and tuple(told["certificate"])
         listen = (f"tls:{_find_address()}:0",) if certificate else ("tcp:127.0.0.1:0",)
@@ -129,6 +134,13 @@ class Agent:
             with contextlib.suppress(Exception):
                 self._engine.stop(worker, force=True)
         os._exit(0)
+
+
+def _go_to(folder: str) -> None:
+    try:
+        os.chdir(os.path.expanduser(folder))
+    except OSError as error:
+        raise OSError(f"cwd={folder!r} is no directory there ({error.strerror})") from None
 
 
 def _find_address() -> str:

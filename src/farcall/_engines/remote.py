@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +14,15 @@ from typing import Any
 
 from .._errors import LaunchError
 from .._types import Certificate
+from .._version import __version__
 from .base import Launched
 from .exits import Exits
+from .local import describe_exit
 
 _MARK = b"farcall agent: "
 _MOST_SAID = 16 * 1024  # characters of what a host has said that fails, kept for the error
 
-# What runs there: first who it is, in words that any Python understands, then the agent.
+# What runs there: it says first which Python it is, in words that any understands, and then is the agent.
 BOOT = (
     f'import sys; sys.stdout.write("{_MARK.decode()}%s %s\\n" % (sys.version.split()[0], sys.executable)); '
     "sys.stdout.flush(); from farcall._engines.agent import main; main()"
@@ -44,10 +47,11 @@ class Way(ABC):
         """
 
     @abstractmethod
-    def explain(self, said: str, python: str, status: int) -> str:
+    def explain(self, said: str, code: int, arrived: bool) -> str:
         """Return why the way did not lead there, or ended, in words for the user.
 
-        ``said`` is what the command wrote besides, ``python`` the version and place of Python there, if it got so far.
+        ``said`` is what the command wrote to its standard error, ``code`` how it ended, ``arrived`` whether an agent
+        was there.
         """
 
     @abstractmethod
@@ -60,16 +64,18 @@ class Remote:
 
     def __init__(self, way: Way, told: Mapping[str, Any], arrive: Callable[["Arrival"], None], exits: Exits) -> None:
         self.host = way.host
-        self.wanted = True  # what has not arrived yet
+        self.has_yielded = False  # a worker, which may be in use
+        self._wanted = True  # what has not arrived yet
+        self._arriving = threading.Lock()  # whoever wants no more has all that has arrived
         self._way = way
         self._told = told
         self._arrive = arrive
         self._exits = exits
         self._workers: dict[int, Launched] = {}
         self._printing: dict[int, tuple[int, int]] = {}  # descriptors to which what they print goes
-        self.has_yielded = False  # a worker, which may be in use
         self._complete = False
-        self._python = ""  # version and place, as soon as they are known
+        self._python = ""  # its version and place, as soon as they are known
+        self._is_ready = False
         self._said = ""
         self._writing = threading.Lock()
         self._process = subprocess.Popen(
@@ -84,13 +90,25 @@ class Remote:
     def __repr__(self) -> str:
         return f"<Remote {self.host}: {len(self._workers)} workers>"
 
+    @property
+    def lack(self) -> str:
+        """What has not happened yet."""
+        return "not all of its workers came up" if self._is_ready else "SSH led to no farcall there"
+
     def stop(self, number: int, *, force: bool) -> None:
         """Have a worker asked to end, or ended. Returns at once."""
         self._write({"number": number, "force": force})
 
+    def want_no_more(self) -> None:
+        """Have workers that have not arrived yet end, and all if none has been yielded."""
+        with self._arriving:
+            self._wanted = False
+        if not self.has_yielded:
+            self.end()
+
     def begin_to_end(self) -> None:
         """Have all workers there end. Returns at once."""
-        self.wanted = False
+        self._wanted = False
         assert self._process.stdin is not None
         with self._writing:
             self._process.stdin.close()
@@ -117,16 +135,15 @@ class Remote:
     def _run(self) -> None:
         errors = threading.Thread(target=self._listen, name="farcall-host", daemon=True)
         errors.start()
-        self._write(self._told)
         with self._process as process:  # closes its ends, and waits
             assert process.stdout is not None
             for line in process.stdout:
                 if self._python:
                     self._hear(line)
-                elif line.startswith(_MARK):  # what comes before is of the shell there
-                    self._python = line[len(_MARK) :].decode(errors="replace").strip()
+                else:  # what comes before, maybe without an end of its line, the shell there prints
+                    self._python = line.partition(_MARK)[2].decode(errors="replace").strip()
             errors.join()
-        self._lost(self._way.explain(self._said.strip(), self._python, process.returncode))
+        self._lost(self._explain(process.returncode))
         self._way.close()
 
     def _listen(self) -> None:
@@ -136,6 +153,8 @@ class Remote:
 
     def _hear(self, line: bytes) -> None:
         match json.loads(line):
+            case {"what": "ready", "version": version}:
+                self._tell(version)
             case {"what": "launched", "number": number, "address": address}:
                 self._launched(number, address)
             case {"what": "printed", "number": number, "stream": stream, "data": data}:
@@ -143,27 +162,41 @@ class Remote:
             case {"what": "exited", "number": number, "reason": reason}:
                 self._ended(number, reason)
             case {"what": "failed", "text": text}:
-                self._arrive((self, LaunchError(f"{self.host}: {text}")))
+                self._fail(text)
             case {"what": "complete"}:
                 self._complete = True
                 self._arrive((self, None))
+
+    def _tell(self, version: str) -> None:
+        """Tell the agent what to start, which only one that understands it may hear."""
+        if version == __version__:
+            self._is_ready = True
+            self._write(self._told)
+            return
+        self._fail(f"farcall is {version} there ({self._python}) and {__version__} here: {self._how_to_install()}")
+        self._complete = True
+        self._arrive((self, None))
+        self.begin_to_end()
 
     def _launched(self, number: int, address: str) -> None:
         try:
             outer, inner = self._way.reach(address)
         except OSError as error:
-            self._arrive((self, LaunchError(f"{self.host}: {error}")))
-            self.wanted = False
-        if not self.wanted:
-            self.stop(number, force=True)
-            return
-        out, out_writer = os.pipe()
-        err, err_writer = os.pipe()
-        self._printing[number] = out_writer, err_writer
-        worker = Launched(outer, (out, err), (self, number), inner, self._way.certificate, self.host)
-        self._workers[number] = worker
-        self.has_yielded = True
-        self._arrive((self, worker))
+            self._fail(str(error))
+            self._wanted = False
+        with self._arriving:
+            if not self._wanted:
+                self.stop(number, force=True)
+                return
+            out, out_writer = os.pipe()
+            err, err_writer = os.pipe()
+            self._printing[number] = out_writer, err_writer
+            worker = Launched(outer, (out, err), (self, number), inner, self._way.certificate, self.host)
+            self._workers[number] = worker
+            self._arrive((self, worker))
+
+    def _fail(self, why: str) -> None:
+        self._arrive((self, LaunchError(f"{self.host}: {why}")))
 
     def _print(self, number: int, stream: int, data: bytes) -> None:
         with contextlib.suppress(OSError):  # nobody reads it
@@ -177,10 +210,22 @@ class Remote:
         if worker is not None:
             self._exits.report(worker, reason)
 
+    def _explain(self, code: int) -> str:
+        """Return why nothing comes any more."""
+        said = self._said.strip()
+        if self._python and not self._is_ready:
+            last = said.splitlines()[-1] if said else describe_exit(code, None, False)
+            here = f"here: Python {sys.version.split()[0]} and farcall {__version__}"
+            return f"Python there is {self._python} and cannot run farcall ({last}; {here}): {self._how_to_install()}"
+        return self._way.explain(said, code, self._is_ready)
+
+    def _how_to_install(self) -> str:
+        return f"pip install farcall=={__version__} there, or name another interpreter with python="
+
     def _lost(self, reason: str) -> None:
         """Take note that nothing comes from there any more."""
         if not self._complete:
-            self._arrive((self, LaunchError(f"{self.host}: {reason}")))
+            self._fail(reason)
             self._arrive((self, None))
         for number in list(self._workers):
             self._ended(number, reason)

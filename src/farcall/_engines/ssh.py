@@ -23,18 +23,20 @@ from typing import Literal, TypeAlias, TypedDict, cast
 from .._config import read_config
 from .._errors import LaunchError
 from .._types import Certificate
-from .._version import __version__
 from .base import Engine, Launched, Offer
 from .exits import Exits
+from .local import describe_exit
 from .remote import BOOT, Arrival, Remote, Way
 
 Count: TypeAlias = int | Literal["auto"]
 Hosts: TypeAlias = Sequence[str | tuple[str, Count]]
 
 _HOST = re.compile(
-    r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^\s:@\[\]-][^\s:@\[\]]*))(?::(?P<port>\d+))?"
+    r"(?:(?P<user>[^@\s-][^@\s]*)@)?(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<name>[^\s:@\[\]-][^\s:@\[\]]*))(?::(?P<port>\d+))?"
 )
 _CONNECTED = 20.0  # seconds that the beginning of a connection takes at most, if it begins at all
+_NO_WAY = 255  # what ssh ends with for reasons of its own
+_NOT_RUN = 126, 127  # what a shell ends with if a program may not be run, or is not there
 _END = 2.0  # seconds that a host has to say that its workers have ended
 _ASIDE = 3.0  # seconds to find out something for an error message
 
@@ -70,6 +72,8 @@ class SSH(Engine):
     _remotes: list[Remote] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads={self.threads}: each worker needs at least one")
         for host, count in self._counts():
             _parse(host)
             if count != "auto" and (not isinstance(count, int) or count < 1):
@@ -81,27 +85,27 @@ class SSH(Engine):
     def launch(self, offer: Offer) -> Iterator[Launched | LaunchError]:
         deadline = time.monotonic() + offer.timeout
         arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        waiting = set(self._begin(offer, arrivals.put))
+        waiting = set[Remote]()
         try:
+            for each in self._begin(offer, arrivals.put):
+                waiting.add(each)
             while waiting:
                 try:
                     remote, arrival = arrivals.get(timeout=max(0.0, deadline - time.monotonic()))
                 except queue.Empty:
                     remote = waiting.pop()
-                    remote.end()
-                    yield LaunchError(f"{remote.host}: its workers did not start within {offer.timeout:g} seconds")
-                    continue
+                    remote.want_no_more()
+                    arrival = LaunchError(f"{remote.host}: timed out: in {offer.timeout:g} seconds {remote.lack}")
                 if arrival is None:
                     waiting.discard(remote)
-                elif remote in waiting:
+                else:
+                    remote.has_yielded |= isinstance(arrival, Launched)
                     yield arrival
         finally:
-            for remote in waiting:
-                remote.wanted = False
-                if not remote.has_yielded:
-                    remote.end()
+            for each in waiting:
+                each.want_no_more()
             while not arrivals.empty():
-                _discard(arrivals.get()[1])
+                self._discard(arrivals.get()[1])
 
     def stop(self, worker: Launched, *, force: bool) -> None:
         remote, number = cast("tuple[Remote, int]", worker.key)
@@ -130,32 +134,40 @@ class SSH(Engine):
                     raise TypeError(f"{each!r} is no host: write 'user@host:port', or ('user@host:port', 2)")
         return found
 
-    def _begin(self, offer: Offer, arrive: Callable[[Arrival], None]) -> list[Remote]:
-        """Have all hosts start their workers."""
+    def _begin(self, offer: Offer, arrive: Callable[[Arrival], None]) -> Iterator[Remote]:
+        """Have all hosts start their workers, as fast as they are asked for."""
+        if shutil.which("ssh") is None:
+            raise LaunchError("hosts are reached by the program ssh, which is not here: install OpenSSH's client")
         tunnel = self.options.get("tunnel", False)
         certificate = None if tunnel else _make_certificate(offer.token)
-        begun = []
+        settings = {name: value for name, value in os.environ.items() if name.startswith("FARCALL_")}
         for host, count in self._counts():
             told = {
                 "token": offer.token.hex(),
                 "timeout": offer.timeout,
                 "count": count,
                 "threads": self.threads,
-                "env": dict(self.env),
+                "env": settings | dict(self.env),
                 "cwd": self.cwd,
                 "certificate": certificate,
             }
             options = self._ssh(offer.timeout)
             way = _Tunnel(host, self.python, options) if tunnel else _Direct(host, self.python, options, certificate)
-            begun.append(Remote(way, told, arrive, self._exits))
-        self._remotes.extend(begun)
-        return begun
+            self._remotes.append(Remote(way, told, arrive, self._exits))
+            yield self._remotes[-1]
+
+    def _discard(self, arrival: Launched | LaunchError | None) -> None:
+        """End what has arrived and nobody wants."""
+        if isinstance(arrival, Launched):
+            self.stop(arrival, force=True)
+            for descriptor in arrival.output or ():
+                os.close(descriptor)
 
     def _ssh(self, timeout: float) -> list[str]:
         """Return the command up to the host. What the user says comes first: the first value of an option counts."""
         command = ["ssh", "-T"]
         for name, value in self.options.get("ssh_options", {}).items():
-            command += [name, value] if name.startswith("-") else ["-o", f"{name}={value}"]
+            command += [name, *filter(None, [value])] if name.startswith("-") else ["-o", f"{name}={value}"]
         known = self.options.get("known_hosts")
         defaults: dict[str, object] = {
             "BatchMode": "yes",
@@ -163,11 +175,15 @@ class SSH(Engine):
             "ConnectTimeout": max(1, round(min(_CONNECTED, timeout * 0.8))),
             "ServerAliveInterval": max(1, round(read_config().heartbeat / 3)),
             "ServerAliveCountMax": 2,
+            # What the user's configuration may ask for when he logs in himself. A connection that is there is used.
+            "ControlMaster": "no",
+            "ClearAllForwardings": "yes",
+            "RemoteCommand": "none",
         }
         if known not in (None, "add"):
-            defaults["UserKnownHostsFile"] = known
+            defaults["UserKnownHostsFile"] = _quote(known)
         if "identity_file" in self.options:
-            defaults |= {"IdentityFile": self.options["identity_file"], "IdentitiesOnly": "yes"}
+            defaults |= {"IdentityFile": _quote(self.options["identity_file"]), "IdentitiesOnly": "yes"}
         return command + [word for name, value in defaults.items() for word in ("-o", f"{name}={value}")]
 
 
@@ -198,6 +214,12 @@ def _parse(host: str) -> list[str]:
     return [*port, "--", f"{found['user']}@{name}" if found["user"] else name]
 
 
+def _quote(path: str) -> str:
+    """Return a path as the configuration of SSH has it, which may have blanks and no variables in it."""
+    escaped = str(path).replace("%", "%%")
+    return f'"{escaped}"'
+
+
 def _make_certificate(token: bytes) -> Certificate:
     try:
         from .certificates import make_certificate
@@ -205,11 +227,6 @@ def _make_certificate(token: bytes) -> Certificate:
         how = "pip install 'farcall[ssh]', or tunnel=True, which needs none"
         raise LaunchError(f"links over TLS take a certificate, and that takes cryptography ({error}): {how}") from None
     return make_certificate(token)
-
-
-def _discard(arrival: Launched | LaunchError | None) -> None:
-    for descriptor in (arrival.output or ()) if isinstance(arrival, Launched) else ():
-        os.close(descriptor)
 
 
 class _Ssh(Way):
@@ -226,21 +243,21 @@ class _Ssh(Way):
         if self._python is None:
             find = f'P={shlex.quote(sys.executable)}; [ -x "$P" ] || P=python3'
         else:
-            find = f"P={shlex.quote(self._python)}"
+            find = f"P={shlex.quote(self._python.removeprefix('~/'))}"  # it is the home directory where this runs
         script = f'{find}; exec "$P" -c {shlex.quote(BOOT)}'
         return [*self._options, *_parse(self.host), f"exec sh -c {shlex.quote(script)}"]
 
-    def explain(self, said: str, python: str, status: int) -> str:
-        last = said.splitlines()[-1] if said else f"ssh ended with status {status}"
-        here = f"here: Python {sys.version.split()[0]} and farcall {__version__}"
-        if "No module named 'farcall'" in said or (python and "ImportError" in said):
-            how = f"pip install farcall=={__version__} there, or name another interpreter with python="
-            return f"Python there is {python} and cannot run farcall ({last}; {here}): {how}"
-        if not python and status == 127:
-            return f"there is no {self._python or 'python3'} ({last}): name the interpreter there with python="
+    def explain(self, said: str, code: int, arrived: bool) -> str:
+        last = said.splitlines()[-1] if said else describe_exit(code, None, False)
+        if arrived:
+            return f"the SSH connection to {self.host} ended: {last}"
+        if code in _NOT_RUN:
+            return f"{self._python or 'python3'} cannot be run there ({last}): name the interpreter there with python="
+        if code != _NO_WAY:
+            return f"{self._python or 'Python'} ended there at once: {said or last}"
         if "Host key verification failed" in said and "HAS CHANGED" not in said:
             return f"{said}\n{self._show_key()}"
-        return f"the SSH connection to {self.host} ended: {last if python else said or last}"
+        return f"SSH does not lead there: {said or last}"
 
     def _show_key(self) -> str:
         """Return how to make the key of the host known. It is asked for as it will be, say through another host."""
@@ -262,9 +279,16 @@ class _Ssh(Way):
             finger = subprocess.run(["ssh-keygen", "-lf", found], capture_output=True, text=True, check=False).stdout
             line = found.read_text().strip()
         return (
-            f"Its key is {finger.strip()}. If that is right, add this line to ~/.ssh/known_hosts:\n{line}\n"
+            f"Its key is {finger.strip()}. If that is right, add this line to {self._find_known_hosts()}:\n{line}\n"
             'or have it added: addprocs(..., known_hosts="add"), which still refuses a key that has changed.'
         )
+
+    def _find_known_hosts(self) -> str:
+        """Return the file of host keys that ssh adds to."""
+        command = [*self._options, "-G", *_parse(self.host)]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        found = re.search(r"^userknownhostsfile (\S+)", shown, re.MULTILINE)
+        return found[1] if found else "~/.ssh/known_hosts"
 
 
 class _Direct(_Ssh):
@@ -298,7 +322,7 @@ class _Tunnel(_Ssh):
 
     def __init__(self, host: str, python: str | None, options: list[str]) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="farcall-"))
-        control = {"ControlMaster": "yes", "ControlPath": f"{self._folder}/control", "ControlPersist": "no"}
+        control = {"ControlMaster": "yes", "ControlPath": _quote(f"{self._folder}/control"), "ControlPersist": "no"}
         words = [word for name, value in control.items() for word in ("-o", f"{name}={value}")]
         super().__init__(host, python, [options[0], *words, *options[1:]], None)
 
@@ -309,7 +333,7 @@ class _Tunnel(_Ssh):
     def reach(self, address: str) -> tuple[str, str | None]:
         inner, _, port = address.partition(" tcp:")
         outer = self._folder / port.rpartition(":")[2]
-        control = ["ssh", "-S", f"{self._folder}/control", "-O", "forward", "-L", f"{outer}:{port}"]
+        control = ["ssh", "-S", f"{self._folder}/control", "-F", "none", "-O", "forward", "-L", f"{outer}:{port}"]
         done = subprocess.run([*control, *_parse(self.host)], capture_output=True, text=True, check=False)
         if done.returncode:
             raise OSError(f"SSH forwards no port: {done.stderr.strip()}")
