@@ -115,7 +115,7 @@ class MPI(Engine):
             return
         self._closed = True
         for leash in self._leashes:
-            with contextlib.suppress(OSError):  # its process is gone
+            with leash, contextlib.suppress(OSError):  # its process is gone
                 leash.sendall(_FINISH)
         busy = [rank for rank, worker in enumerate(self._workers, 1) if worker not in self._left]
         if busy:
@@ -152,6 +152,7 @@ class _Follower:
             self._leash = self._job.reach_master()
             if self._leash.recv(1) == _LAUNCH:
                 self._be_worker(self._job.world.bcast(None))
+            self._leash.close()
         except Exception:
             traceback.print_exc()
             self._job.abort()
@@ -183,6 +184,7 @@ class _Follower:
                 self._finished.set()
                 time.sleep(_PATIENCE)  # in which the main thread ends the process, unless it still runs user code
                 self._job.mpi.Finalize()
+                time.sleep(_PATIENCE)  # MPICH may take an end at once for a failure, as the others still finalize
                 os._exit(0)
         time.sleep(_ABORT)
         os._exit(1)
