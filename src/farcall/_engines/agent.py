@@ -83,14 +83,14 @@ class Agent:
                 self.say("failed", text=str(arrival))
                 continue
             assert arrival.output is not None
-            self.say("launched", number=number, address=arrival.address)
             readers = [
                 threading.Thread(target=self._pass_on, args=(number, stream, descriptor), daemon=True)
                 for stream, descriptor in enumerate(arrival.output)
             ]
-            for each in readers:
-                each.start()
-            with self._lock:
+            with self._lock:  # who has heard of a worker may ask at once to stop it
+                self.say("launched", number=number, address=arrival.address)
+                for each in readers:
+                    each.start()
                 self._workers[number] = arrival, readers
         self.say("complete")
         with self._lock:
