@@ -7,6 +7,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import types
 import weakref
 
@@ -496,8 +497,10 @@ def interrupt_soon(call, started):
 def test_an_interrupt_on_the_main_thread_ends_a_sleep(on_main, started):
     """A call on the main thread is interrupted by a signal, also while it sleeps outside Python's reach."""
     thread = interrupt_soon(on_main, started)
+    began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         on_main.run(lambda: (started.set(), threading.Event().wait(PATIENCE)), (), {})
+    assert time.monotonic() - began < PATIENCE
     thread.join(PATIENCE)
 
 

@@ -90,6 +90,7 @@ def copy_buffer(buffer: Any) -> Any:
     return None if buffer is None else bytearray(buffer)
 
 
+_INSISTS = 0.01  # seconds after which an interrupt of the main thread is repeated the first time
 _interrupting = threading.Lock()  # held while an interrupt is being sent, which is short and rare
 
 
@@ -160,12 +161,24 @@ class Call:
                 self.node.callee.event_loop().loop.call_soon_threadsafe(self.task.cancel)
             elif self.running and self.main:
                 signal.pthread_kill(self.thread, signal.SIGINT)  # also ends sleeps; see ``on_interrupt_signal``
+                threading.Thread(target=self._insist, name="farcall-interrupt", daemon=True).start()
             elif self.running and not self.shielded:
                 _raise_in_thread(self.thread, type("KeyboardInterrupt", (Interrupt,), {"call": self}))
         sleeper = self.sleeper
         if sleeper is not None:
             sleeper()
         self._cancel_children()
+
+    def _insist(self) -> None:
+        """Signal again until it is heard: a signal that comes just before the thread falls asleep does not wake it."""
+        patience = _INSISTS
+        while True:
+            time.sleep(patience)
+            with _interrupting:
+                if not self.running or self.shielded or self.delivered:
+                    return
+                signal.pthread_kill(self.thread, signal.SIGINT)
+            patience = min(2 * patience, 1.0)
 
     def interrupt_later(self) -> None:
         """Raise once more an interrupt that was raised in a finalizer, out of which nothing can be raised."""
