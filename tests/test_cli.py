@@ -313,6 +313,7 @@ def test_a_signal_ends_all(mark, number, status, rest, error):
         (["run", "-p", "0", "x.py"], "'0' is not a whole number from 1 on"),
         (["run", "-p", "many", "x.py"], "'many' is not a whole number"),
         (["run", "--threads", "2", "x.py"], "give -p"),
+        (["run", "--tunnel", "-p", "2", "x.py"], "--tunnel is about the hosts of a machine file: give --machine-file"),
         (["run", "-p", "2", "-m"], "the module to run"),
         (["run", "--bogus", "x.py"], "unrecognized arguments: --bogus"),
     ],

@@ -3,6 +3,8 @@
 import contextlib
 import ctypes
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -394,3 +396,46 @@ def test_nothing_remains_of_a_master(hosts, temporary, killed):
         assert master.returncode == (-signal.SIGKILL if killed else 0)
     for host in hosts:
         host.wait_until_idle()
+
+
+# Machine files
+
+
+def test_a_machine_file_says_where_workers_are(tmp_path):
+    """Its lines are those of Julia's, and "auto"; a host that is named again has so many more."""
+    path = tmp_path / "hosts"
+    path.write_text("# ours\n\nme@big:2222\n  3*small # the old one\nauto*[::1]:22\nsmall\nbig\nbig\n")
+    hosts = [("me@big:2222", 1), ("small", 4), ("[::1]:22", "auto"), ("big", 2)]
+    assert fc.engines.read_machine_file(path) == hosts
+    for line in ("big small", "many*big", "-oProxyCommand=x", "2*", "big:x"):
+        path.write_text(f"small\n{line} # mine\n")
+        with pytest.raises(ValueError, match=rf"hosts, line 2: '{re.escape(line)}' is not of the form \[count\*\]"):
+            fc.engines.read_machine_file(path)
+
+
+def farcall_run(*arguments: object, **environment: str):
+    command = [sys.executable, "-m", "farcall", "run", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=50, env=os.environ | environment)
+
+
+def test_farcall_run_takes_a_machine_file(hosts, tmp_path, temporary):
+    """The workers are up when the program begins, and nothing is left when it has ended; -p adds local ones."""
+    config = tmp_path / "bin"
+    config.mkdir()
+    make_program(config / "ssh", f'exec {shutil.which("ssh")} -F {hosts.ssh_config} "$@"')  # instead of the user's
+    (tmp_path / "hosts").write_text("2*host1\nhost2\n")
+    program = "import farcall as fc, os; print(*(fc.remotecall_fetch(pid, os.uname).nodename for pid in fc.workers()))"
+    environment = {"PATH": f"{config}:{os.environ['PATH']}", "TMPDIR": temporary}
+    done = farcall_run("-p", "1", "--machine-file", tmp_path / "hosts", "--tunnel", "-c", program, **environment)
+    assert done.stderr == ""
+    local, *others = done.stdout.split()
+    assert (local, sorted(others)) == (os.uname().nodename, ["host1", "host1", "host2"])
+    for host in hosts:
+        host.wait_until_idle()
+
+
+def test_a_machine_file_that_is_not_there(tmp_path):
+    """The error is a line."""
+    done = farcall_run("--machine-file", tmp_path / "hosts", "-c", "pass")
+    assert done.returncode == 2
+    assert done.stderr == f"farcall: [Errno 2] No such file or directory: '{tmp_path}/hosts'\n"

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 from .._version import __version__
 
-_RUN_USAGE = """farcall run [-p N|auto] [--threads T] script.py [argument ...]
-       farcall run [-p N|auto] [--threads T] -m module [argument ...]
-       farcall run [-p N|auto] [--threads T] -c code [argument ...]"""
+_RUN_USAGE = """farcall run [-p N|auto] [--machine-file FILE [--tunnel]] [--threads T] script.py [argument ...]
+       farcall run [the same options] -m module [argument ...]
+       farcall run [the same options] -c code [argument ...]"""
 
 _RUN = """Run a Python program in the master process, with workers already up.
 
 The program is __main__, as under python itself: sys.argv, sys.path[0] and __file__ are the same, and so is
-the exit status. Everything after the script, the module or the code belongs to the program. Without -p no
-workers are added: the program calls addprocs itself. The workers end with the program; Ctrl-C ends all, with
-status 130.
+the exit status. Everything after the script, the module or the code belongs to the program. Without -p and
+--machine-file no workers are added: the program calls addprocs itself. The workers end with the program; Ctrl-C
+ends all, with status 130.
+
+A line of a machine file is [count*][user@]host[:port], where the count is a number or "auto", one for each core.
+Hosts are reached by ssh, with its configuration; see docs/ssh.md.
 
 Under mpiexec the program runs in the first rank, and the others are its workers, instead of -p:
 mpiexec -n 5 farcall run script.py"""
@@ -28,8 +31,10 @@ _WORKER = """Be a worker: listen, write the address to the descriptor READY, and
 
 This is what the engine for local processes starts by hand; addprocs(n) does it for you. One line of JSON is read
 from the standard input, the offer: {"token": 64 hexadecimal digits that the master knows too, "timeout": seconds
-to wait for the master, "path": what becomes sys.path, "main": the file of the running program, or null}. The
-worker ends with its master, with the process PARENT, or when no master has connected in time."""
+to wait for the master, "path": what becomes sys.path, "main": the file of the running program, or null}. It
+listens where only this machine reaches it, and at the addresses of a list "listen", if there is one, such as
+"tcp:10.0.0.5:0". The worker ends with its master, with the process PARENT, or when no master has connected in
+time."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,15 +56,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not program:
         run_parser.error("which program? Give a script, -m module or -c code")
     from ..engines import MPI
-    from .run import parse_program, run
+    from .run import Crew, parse_program, run
 
-    if options.threads is not None and options.workers is None and MPI.count_ranks() == 1:
-        run_parser.error("--threads is about the workers that -p adds: give -p, too")
+    crew = Crew(options.workers, options.machine_file, options.tunnel, options.threads or 1)
+    if options.threads is not None and crew == Crew(threads=crew.threads) and MPI.count_ranks() == 1:
+        run_parser.error("--threads is about the workers that are added: give -p or --machine-file, too")
+    if options.tunnel and options.machine_file is None:
+        run_parser.error("--tunnel is about the hosts of a machine file: give --machine-file, too")
     try:
         found = parse_program(program)
     except ValueError as error:
         run_parser.error(str(error))
-    return run(found, options.workers, options.threads or 1)
+    return run(found, crew)
 
 
 def _split(given: list[str]) -> tuple[list[str], list[str]]:
@@ -71,7 +79,7 @@ def _split(given: list[str]) -> tuple[list[str], list[str]]:
     while at < len(given) and given[at].startswith("-") and not given[at].startswith(("-m", "-c")):
         if given[at] == "--":
             return given[:at], given[at + 1 :]
-        at += 2 if given[at] in ("-p", "--threads") else 1
+        at += 2 if given[at] in ("-p", "--threads", "--machine-file") else 1
     return given[:at], given[at:]
 
 
@@ -87,6 +95,8 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     run.add_argument(
         "-p", dest="workers", type=_worker_count, metavar="N|auto", help="add N local workers; auto: one per core"
     )
+    run.add_argument("--machine-file", metavar="FILE", help="add workers on the hosts that a file lists")
+    run.add_argument("--tunnel", action="store_true", help="all goes through SSH, no other port is used")
     run.add_argument(
         "--threads", type=_positive, metavar="T", help="threads that NumPy, Numba and their like use in each worker (1)"
     )

@@ -52,28 +52,54 @@ def parse_program(words: Sequence[str]) -> Program:
     return Program(kind, rest[0], rest[1:])
 
 
-def run(program: Program, workers: int | str | None, threads: int) -> int:
+@dataclass(frozen=True)
+class Crew:
+    """The workers that a program begins with: local ones, and those on the hosts of a machine file."""
+
+    local: int | Literal["auto"] | None = None
+    machine_file: str | None = None
+    tunnel: bool = False
+    threads: int = 1
+
+    def add(self) -> None:
+        """Add them. _Unrunnable says in a line why not."""
+        if self.local is not None:
+            try:
+                fc.addprocs(None if self.local == "auto" else self.local, threads=self.threads)
+            except fc.LaunchError as error:
+                raise _Unrunnable(f"{error}\nfarcall: 'farcall doctor' may say why", 1) from None
+        if self.machine_file is not None:
+            try:
+                hosts = fc.engines.read_machine_file(self.machine_file)
+                fc.addprocs(hosts, threads=self.threads, tunnel=self.tunnel)
+            except (OSError, ValueError) as error:
+                raise _Unrunnable(str(error), 2) from None
+            except fc.LaunchError as error:
+                raise _Unrunnable(str(error), 1) from None
+
+
+def run(program: Program, crew: Crew) -> int:
     """Run a program as ``__main__`` and return its exit status; SystemExit passes through.
 
-    ``workers`` are added before: a number, "auto" for one per usable core, None for none. Under ``mpiexec`` they are
-    its ranks but for the first, in which alone the program runs. A program that cannot be found is an error of one
-    line, and one that fails has its traceback printed from its own first line on.
+    The crew is added before. Under ``mpiexec`` it is the ranks but for the first, in which alone the program runs. A
+    program that cannot be found is an error of one line, and one that fails has its traceback printed from its own
+    first line on.
     """
     try:
-        ranks = _find_ranks(threads)
-        if ranks is not None and workers is not None:
-            raise _Unrunnable("under mpiexec its other ranks are the workers: leave -p out", 2)
+        ranks = _find_ranks(crew.threads)
+        if ranks is not None and crew != Crew(threads=crew.threads):
+            raise _Unrunnable("under mpiexec its other ranks are the workers: leave -p and --machine-file out", 2)
         code, module = _load(program)
         sys.modules["__main__"] = module
         if ranks is not None:
             fc.addprocs(ranks)
-        elif workers is not None:
-            fc.addprocs(None if workers == "auto" else int(workers), threads=threads)
+        else:
+            crew.add()
     except _Unrunnable as error:
         print(f"farcall: {error}", file=sys.stderr)
         return error.status
     except fc.LaunchError as error:
-        print(f"farcall: {error}\nfarcall: 'farcall doctor' may say why", file=sys.stderr)
+        print(f"farcall: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED

@@ -44,9 +44,9 @@ _ASIDE = 3.0  # seconds to find out something for an error message
 class SshOptions(TypedDict, total=False):
     """What ``addprocs`` takes for hosts besides what it takes for workers of this machine."""
 
-    identity_file: str
+    identity_file: str | os.PathLike[str]
     """A private key. Default: what the agent has, and what the configuration of SSH names."""
-    known_hosts: str
+    known_hosts: str | os.PathLike[str]
     """A file of host keys; or "add": keys of hosts that are not known yet are added, changed ones refused."""
     tunnel: bool
     """Whether all goes through SSH: for hosts of which only its port can be reached, in either direction."""
@@ -168,7 +168,7 @@ class SSH(Engine):
         command = ["ssh", "-T"]
         for name, value in self.options.get("ssh_options", {}).items():
             command += [name, *filter(None, [value])] if name.startswith("-") else ["-o", f"{name}={value}"]
-        known = self.options.get("known_hosts")
+        known = self.options.get("known_hosts", "")
         defaults: dict[str, object] = {
             "BatchMode": "yes",
             "StrictHostKeyChecking": "accept-new" if known == "add" else "yes",
@@ -180,26 +180,34 @@ class SSH(Engine):
             "ClearAllForwardings": "yes",
             "RemoteCommand": "none",
         }
-        if known not in (None, "add"):
+        if known not in ("", "add"):
             defaults["UserKnownHostsFile"] = _quote(known)
         if "identity_file" in self.options:
             defaults |= {"IdentityFile": _quote(self.options["identity_file"]), "IdentitiesOnly": "yes"}
         return command + [word for name, value in defaults.items() for word in ("-o", f"{name}={value}")]
 
 
-def parse_machine_file(text: str) -> list[tuple[str, Count]]:
-    """Return the hosts of a machine file as Julia has them: lines ``[count*][user@]host[:port]``, comments after #."""
-    hosts: list[tuple[str, Count]] = []
-    for line in text.splitlines():
-        words = line.partition("#")[0].split()
-        if not words:
+def read_machine_file(path: str | os.PathLike[str]) -> list[tuple[str, Count]]:
+    """Return the hosts of a machine file, for ``addprocs``; a host that is named again has so many more workers.
+
+    A line is ``[count*][user@]host[:port]``, where the count is a number or "auto", and a comment begins with #.
+    OSError if there is no such file, ValueError for a line that is none. Julia: ``--machine-file``.
+    """
+    hosts: dict[str, Count] = {}
+    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+        entry = line.partition("#")[0].strip()
+        if not entry:
             continue
-        count, star, host = words[0].rpartition("*")
-        if len(words) > 1 or (star and not count.isdigit() and count != "auto"):
-            raise ValueError(f"{line.strip()!r} is no line of a machine file: [count*][user@]host[:port]")
-        _parse(host)
-        hosts.append((host, "auto" if count == "auto" else int(count or 1)))
-    return hosts
+        count, _, host = entry.rpartition("*")
+        try:
+            _parse(host)
+            more = "auto" if count == "auto" else int(count or 1)
+        except ValueError:
+            form = "[count*][user@]host[:port]"
+            raise ValueError(f"{path}, line {number}: {entry!r} is not of the form {form}") from None
+        before = hosts.get(host, 0)
+        hosts[host] = "auto" if "auto" in (more, before) else int(before) + int(more)
+    return list(hosts.items())
 
 
 def _parse(host: str) -> list[str]:
@@ -214,7 +222,7 @@ def _parse(host: str) -> list[str]:
     return [*port, "--", f"{found['user']}@{name}" if found["user"] else name]
 
 
-def _quote(path: str) -> str:
+def _quote(path: str | os.PathLike[str]) -> str:
     """Return a path as the configuration of SSH has it, which may have blanks and no variables in it."""
     escaped = str(path).replace("%", "%%")
     return f'"{escaped}"'
