@@ -16,7 +16,6 @@ from farcall._engines import local
 from farcall._engines.base import Launched, Offer
 from farcall._engines.local import Local, describe_exit
 from farcall._errors import LaunchError
-from farcall._transport.sockets import dial
 from farcall.testing import EngineSuite
 
 PATIENCE = 20.0  # seconds; a test that needs them has failed
@@ -46,9 +45,6 @@ class TestLocal(EngineSuite):
 
     def make_broken_engine(self, words):
         return Local(1, python=make_program(self.path, f"echo first >&2; echo {words} >&2; exit 3"))
-
-    def dial(self, address):
-        return dial(address)
 
     def count_running(self):
         return count_children()

@@ -64,3 +64,10 @@ def check_maps() -> None:
     fc.pforeach(print, [1])
     fc.pmap(add, [1], [2], chunksize=3)  # type: ignore[call-arg]
     fc.pmap(add, [1], [2], batch_size="3")  # type: ignore[arg-type]
+
+
+def check_engines() -> None:
+    """Engines have their types, imported early or late, and know their options."""
+    assert_type(fc.addprocs(fc.engines.Local(2, threads=2)), fc.Procs)
+    assert_type(fc.engines.MPI(threads=2), fc.engines.MPI)
+    fc.engines.MPI(2)  # type: ignore[call-arg]
