@@ -8,6 +8,7 @@ import dask.bag as db
 import distributed
 import numpy as np
 import pytest
+from dask._task_spec import Alias
 from waiting import until
 
 import farcall as fc
@@ -209,6 +210,9 @@ def test_chunks_are_nested_as_the_blocks_are(client, array):
         [3 * LARGE + 0.5, 4 * LARGE + 0.5, 5 * LARGE + 0.5],
     ]
     assert fc.pmap(list, chunks(bag)) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    futures = chunks(bag)
+    aliases = {("alias", n): Alias(("alias", n), each.key) for n, each in enumerate(futures)}
+    assert chunks(db.Bag(aliases | {each.key: each for each in futures}, "alias", 5)) == futures  # as of a dataframe
 
 
 def test_chunks_are_of_what_is_persisted(cluster):

@@ -100,7 +100,7 @@ def remote_do(where: Where, f: Callable[P, object], /, *args: P.args, **kwargs: 
     If it fails the error is printed on the master's stderr and logged there. Julia: the same name.
     """
     node = current_node()
-    place = locate(where)
+    place = where if type(where) is int else locate(where)
     if isinstance(place, Place):
         sent = Future[None](node)
 

@@ -31,7 +31,7 @@ def let_stand_for_value(
 
 
 def _refer(thing: S, copy: Callable[[S], S]) -> Future[S]:
-    """Return a reference to a copy of a thing, the same one as long as the thing lives: then it has been announced."""
+    """Return a reference to a copy of a thing, kept as long as the thing lives, and so until it has been announced."""
     node = current_node()
     known = node.references.stand_ins
     reference: Future[S] | None = known.get(thing)

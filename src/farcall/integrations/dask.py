@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from dask.base import is_dask_collection
 from dask.sizeof import sizeof
-from distributed import Client, default_client, futures_of
+from distributed import Client, default_client
 from distributed import Future as DaskFuture
 from distributed.utils_comm import gather_from_workers
 
@@ -26,7 +26,7 @@ from .._types import ProcessId
 
 T = TypeVar("T")
 
-_TRIES = 5  # to get data from the worker that has it: it may move meanwhile, or be out of reach from here
+_TRIES = 3  # to get data: from the memory here, and from workers that are said to have it, which may have changed
 
 
 def chunks(collection: Any) -> list[Any]:
@@ -37,14 +37,18 @@ def chunks(collection: Any) -> list[Any]:
     """
     if not is_dask_collection(collection):
         raise TypeError(f"chunks() is of a Dask collection, not of {type(collection).__name__}")
-    futures = {each.key: each for each in futures_of(collection)}
+    graph = dict(collection.__dask_graph__())
 
-    def find(keys: Any) -> Any:
-        return [find(each) for each in keys] if isinstance(keys, list) else futures[keys]
+    def find(key: Any) -> "DaskFuture[Any]":
+        what = graph[key]
+        return what if isinstance(what, DaskFuture) else find(getattr(what, "target", what))  # another name of it
+
+    def nest(keys: Any) -> Any:
+        return [nest(each) for each in keys] if isinstance(keys, list) else find(keys)
 
     try:
-        return find(collection.__dask_keys__())  # type: ignore[no-any-return]
-    except KeyError:
+        return nest(collection.__dask_keys__())  # type: ignore[no-any-return]
+    except (KeyError, TypeError):  # a task
         name = type(collection).__name__
         raise ValueError(f"this {name} is not on the workers: write collection = collection.persist() before") from None
 
@@ -91,8 +95,6 @@ def _whereabouts(future: "DaskFuture[Any]") -> list[str]:
     error = future.exception()
     if error is not None:
         raise error.with_traceback(future.traceback())
-    if future.cancelled():
-        future.result()  # raises
     return list(future.client.who_has([future])[future.key])
 
 
@@ -129,7 +131,7 @@ def _find(reference: "Future[DaskFuture[Any]]", key: Any, scheduler: str) -> Any
         if key in found:
             return found[key]
         addresses = remotecall_fetch(reference, _ask_whereabouts, reference)
-    return remotecall_fetch(reference, _gather, reference)
+    return remotecall_fetch(reference, _gather, reference)  # no worker of Dask, or out of reach of the others
 
 
 async def _read(worker: Any, key: Any, addresses: list[str], is_ours: bool) -> dict[Any, Any]:
