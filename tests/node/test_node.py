@@ -5,10 +5,12 @@ import time
 
 import numpy as np
 import pytest
+from waiting import until
 
 from farcall import ProcessExited, SerializationError
 from farcall._config import Config
 from farcall._node.current import current_call, current_node
+from farcall._node.handlers import HANDLERS
 from farcall._node.node import Node
 from farcall._node.peers import Peer
 from farcall._remote.calls import _begin
@@ -278,6 +280,23 @@ def test_many_threads_share_one_link(two):
         thread.join()
     assert wrong == []
     assert current_call.get() is None
+
+
+def test_a_link_whose_reader_was_busy_for_long_is_read_again(two, monkeypatch):
+    """A thread that handles an answer for so long that it looks asleep leaves no connection that nobody reads."""
+    reader, handle = two[1].reader, HANDLERS[messages.RESULT]
+    slow = []
+
+    def linger(node, link, frame, leading):
+        if node is two[1] and not leading and not slow:
+            slow.append(until(lambda: not reader.ticking))
+        return handle(node, link, frame, leading)
+
+    monkeypatch.setitem(HANDLERS, messages.RESULT, linger)
+    while not slow:  # the leader may be quicker than this thread
+        assert two[1].ask(2, abs, -1) == 1
+    assert slow == [True]
+    assert two.spawn(1, abs, -2, by=2).result(10) == 2
 
 
 def test_a_future_becomes_settled_in_one_step_for_the_standard_library(two):

@@ -182,6 +182,8 @@ class Reader:
                             link.pass_reading_on()
                         elif not link.hot:  # it was given to the leader meanwhile
                             self._hand_over(link)
+                        if not self.ticking:  # it took us for asleep, and would leave the link hot
+                            self.tick()
                 elif not target.settled:
                     self._park(target, link, deadline, call)
                 if not target.settled and deadline is not None and time.monotonic() >= deadline:
