@@ -51,6 +51,15 @@ def test_an_exit_in_a_call_is_told_with_its_status():
         fc.remotecall_fetch(two, os._exit, 3)
 
 
+def test_a_signal_in_the_midst_of_a_call_is_told_like_any_other():
+    """SIGTERM from outside is told by its status also when it strikes in a call, whose error it is not."""
+    (two,) = fc.addprocs(1)
+    call = fc.spawnat(two, time.sleep, 60)
+    os.kill(fc.remotecall_fetch(two, os.getpid), signal.SIGTERM)
+    with pytest.raises(fc.ProcessExited, match="exit status 143$"):
+        call.result(20)
+
+
 def test_a_worker_that_cannot_start_shows_what_it_printed():
     """LaunchError ends with the captured output; nothing is left."""
     with pytest.raises(fc.LaunchError, match="No such file"):

@@ -63,16 +63,14 @@ def make_node(told: dict[str, Any]) -> Node:
     return node
 
 
-def serve(node: Node, timeout: float) -> Any:
+def serve(node: Node, timeout: float) -> int:
     """Serve the master, if it connects in time, until it says goodbye; return with what status the process ends."""
     abandoned = threading.Timer(timeout, _give_up, [node, timeout])
     abandoned.daemon = True
     abandoned.start()
-    status: Any = 0
-    try:
+    with contextlib.suppress(SystemExit):  # of ``_terminate``, or it struck in a call, which took it for its own
         node.reader.lead_on_main()
-    except SystemExit as end:
-        status = end.code
+    status = 128 + signal.SIGTERM if node.leaving else 0
     node.leaving = True
     abandoned.cancel()
     return status
