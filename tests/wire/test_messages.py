@@ -31,6 +31,14 @@ def test_holds_arrive_as_sent(records):
     assert messages.decode_hold(frame.body) == records
 
 
+@given(st.lists(st.text("ab_é.", min_size=1), min_size=1, max_size=50))
+def test_changed_modules_arrive_as_sent(names):
+    """``decode_changed`` undoes ``encode_changed``; the number of a function is never that of this message."""
+    frame = receive(messages.encode_changed(names))
+    assert (frame.kind, frame.target) == (messages.FORGET, 0)
+    assert messages.decode_changed(bytes(frame.body)) == names
+
+
 @given(st.lists(words, max_size=50))
 def test_releases_arrive_as_sent(segments):
     """``decode_release`` undoes ``encode_release``, in order."""

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._errors import ProcessExited
 from .._wire.messages import WANT_VALUE
-from .._wire.uses import set_from_master
+from .._wire.uses import forget_heirs, set_from_master
 from .callee import Callee
 from .current import current_call, find_node, main_namespace, shielded
 from .prompt import await_outcome
@@ -175,8 +175,10 @@ class Modules(MetaPathFinder):
             while self.news:
                 count = len(self.news)
                 changed = {name for names in list(self.news)[:count] for name in names}
-                for name in affected(changed, {name: each.uses for name, each in list(self._loaders.items())}):
+                gone = affected(changed, {name: each.uses for name, each in list(self._loaders.items())})
+                for name in gone:
                     self._forget(name)
+                forget_heirs(gone)
                 self._bind_anew()
                 self._forgotten.clear()
                 for _ in range(count):

@@ -4,7 +4,7 @@ import builtins
 import dis
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from importlib.machinery import FrozenImporter, PathFinder
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
@@ -211,6 +211,14 @@ def set_from_master(module_name: str) -> None:
 def is_from_master(module_name: str | None) -> bool:
     """Whether a module came from the master."""
     return module_name in _from_master
+
+
+def forget_heirs(modules: Set[str]) -> None:
+    """Have classes that come by value be made anew the next time if they derive from classes of these modules."""
+    known = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID
+    for identity, each in list(known.items()):
+        if not modules.isdisjoint(base.__module__ for base in (*each.__mro__, *type(each).__mro__)):
+            known.pop(identity, None)
 
 
 def is_former(value: Any) -> bool:

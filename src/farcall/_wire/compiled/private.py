@@ -63,11 +63,12 @@ def _cache_by_text(caching: Any) -> None:
     try:
         base: Any = getattr(caching, "CacheImpl", None) or caching._CacheImpl
         known = base._locator_classes
-        in_home: Any = next(each for each in known if each.__name__.endswith("UserWideCacheLocator"))
+        name = "UserProvidedCacheLocator" if caching.config.CACHE_DIR else "UserWideCacheLocator"
+        outside: Any = next(each for each in known if each.__name__.endswith(name))
     except (AttributeError, StopIteration):
         return  # without a cache such functions are an error of Numba's that says so
 
-    class Locator(in_home):  # type: ignore[misc]
+    class Locator(outside):  # type: ignore[misc]
         @classmethod
         def from_function(cls, function: Any, path: str) -> Any:
             if not is_from_master(function.__module__):
