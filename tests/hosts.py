@@ -161,6 +161,18 @@ def cpu_groups() -> Path | None:
     return None
 
 
+def set_quota(group: Path, quota: float) -> None:
+    """Have what is in a control group share this part of one processor."""
+    period = max(20_000, int(1_000 / quota) + 1)  # short, so that nobody waits long; the kernel takes 1 ms at least
+    allowed = round(quota * period)
+    if (group / "cpu.cfs_quota_us").exists():
+        (group / "cpu.cfs_period_us").write_text(f"{period}")
+        (group / "cpu.cfs_quota_us").write_text(f"{allowed}")
+    else:
+        (group.parent / "cgroup.subtree_control").write_text("+cpu")
+        (group / "cpu.max").write_text(f"{allowed} {period}")
+
+
 def _started(pid: int | str) -> str:
     """Return when a process started, in the kernel's clock; empty if it is gone."""
     try:
@@ -415,14 +427,7 @@ class Hosts:
         group = self._group(host)
         assert group is not None, "no control groups for processors here"
         group.mkdir(exist_ok=True)
-        period = max(20_000, int(1_000 / quota) + 1)  # short, so that nobody waits long; the kernel takes 1 ms at least
-        allowed = round(quota * period)
-        if (group / "cpu.cfs_quota_us").exists():
-            (group / "cpu.cfs_period_us").write_text(f"{period}")
-            (group / "cpu.cfs_quota_us").write_text(f"{allowed}")
-        else:
-            (group.parent / "cgroup.subtree_control").write_text("+cpu")
-            (group / "cpu.max").write_text(f"{allowed} {period}")
+        set_quota(group, quota)
         for pid, _, _ in host.namespaces.processes():
             with contextlib.suppress(ProcessLookupError):  # it has just ended
                 (group / "cgroup.procs").write_text(str(pid))
