@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,7 +40,7 @@ def _descriptors() -> dict[str, str]:
 
 def _shared() -> set[str]:
     """What lies in shared memory, but for what other programs put there."""
-    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "joblib_", "mpich_"))}
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "joblib_", "mpich_", "vader_segment"))}
 
 
 def _own_threads() -> set[threading.Thread]:
@@ -122,3 +123,13 @@ def hosts(require: Callable[[object, str], None]) -> Iterator[Hosts]:
     with Hosts(3) as made:
         yield made
     check_nothing_leaked(*before)
+
+
+@pytest.fixture(scope="module")
+def path_to_hosts(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a PATH for programs, on which ssh knows the hosts by their names."""
+    folder = tmp_path_factory.mktemp("bin")
+    ssh = folder / "ssh"
+    ssh.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {hosts.ssh_config} "$@"\n')
+    ssh.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"

@@ -16,7 +16,8 @@ class Peer:
     ospid: int
 
     def __str__(self) -> str:
-        return f"worker {self.pid} ({self.host}), pid {self.ospid}"
+        who = "the master" if self.pid == 1 else f"worker {self.pid}"
+        return f"{who} ({self.host}), pid {self.ospid}"
 
 
 class Peers:
