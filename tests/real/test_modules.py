@@ -324,11 +324,10 @@ def test_an_edit_on_the_way_is_not_lost(project, cluster, monkeypatch):
     sources, give = _node().sources, _node().sources.give
 
     def edit_and_give(name):
-        monkeypatch.undo()
-        monkeypatch.syspath_prepend(project.folder)
         answer = give(name)
-        project.write("P.py", "value = 2")
-        sources.look()
+        if answer.text == b"value = 1":
+            project.write("P.py", "value = 2")
+            sources.look()
         return answer
 
     monkeypatch.setattr(sources, "give", edit_and_give)
@@ -378,23 +377,30 @@ def test_a_call_under_way_keeps_what_it_has(project, cluster):
 
 
 def test_a_syntax_error_is_that_calls_error(project, cluster):
-    """A module that cannot be run is the error of each call that needs it, until it is edited again."""
+    """A module that cannot be run is the error of each call that uses it, until it is edited again."""
     project.write("P.py", "def f(): return 1\n")
     f = project.load().f
     assert fc.remotecall_fetch(cluster[0], f) == 1
+    project.on(cluster[0], "import P\nfrom P import f")
     project.write("P.py", "def f(: return 2\n")
     for _ in range(2):
         with pytest.raises(fc.SerializationError, match=rf"SyntaxError: .*{project.name}.py, line 1"):
             fc.remotecall_fetch(cluster[0], f)
-    assert fc.remotecall_fetch(cluster[0], abs, -1) == 1
+    for code in ("P.f()", "f()"):
+        with pytest.raises(SyntaxError, match=f"{project.name}.py"):
+            project.on(cluster[0], code)
     project.write("P.py", "def f(): return 3\n")
     assert fc.remotecall_fetch(cluster[0], f) == 3
+    assert project.on(cluster[0], "P.f(), f()") == (3, 3)
 
 
 def test_a_removed_module_is_gone(project, cluster):
-    """A module that the master has no more is not imported any more."""
-    file = project.write("P.py", "")
+    """A module that the master has no more is not there any more, until it is back."""
+    file = project.write("P.py", "value = 1")
     project.on(cluster[0], "import P")
     file.unlink()
-    with pytest.raises(ModuleNotFoundError, match=project.name):
-        project.on(cluster[0], "import P")
+    for code in ("import P", "P.value"):
+        with pytest.raises(ModuleNotFoundError, match=project.name):
+            project.on(cluster[0], code)
+    project.write("P.py", "value = 2")
+    assert project.on(cluster[0], "P.value") == 2

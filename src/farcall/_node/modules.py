@@ -208,15 +208,17 @@ class Modules(MetaPathFinder):
 
     def _find_anew(self, value: Any) -> Any:
         """Return what a module, class or function is now; whatever is not forgotten is as it was."""
+        if isinstance(value, _Unavailable):
+            return value.find()
         if not isinstance(value, (ModuleType, FunctionType, type)):
             return value
         name: str = value.__name__
         if isinstance(value, ModuleType):
-            return importlib.import_module(name) if self._forgotten.get(name) is value else value
+            return _Unavailable(name, "").find() if self._forgotten.get(name) is value else value
         old = self._forgotten.get(value.__module__)
         if old is None or getattr(old, name, None) is not value:
             return value
-        return getattr(importlib.import_module(value.__module__), name, value)
+        return _Unavailable(value.__module__, name).find()
 
     def close(self) -> None:
         """Import nothing more, and leave nothing in a process that goes on."""
@@ -286,6 +288,32 @@ class _Guarded(ModuleType):
         if call is not None and not name.startswith("__"):
             call.node.modules.claim(self.__name__, _loader_of(self))
         return super().__getattribute__(name)
+
+
+class _Unavailable:
+    """What stays bound where a module, or something in it, could not be imported anew: using it is an error."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._place = module, name
+        self._error: BaseException = ImportError()
+
+    def find(self) -> Any:
+        """Return what this stands for if it can be had now, else this."""
+        module, name = self._place
+        try:
+            found = importlib.import_module(module)
+            return getattr(found, name) if name else found
+        except (Exception, SystemExit) as error:
+            self._error = error
+            return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise self._error
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise self._error
 
 
 def affected(changed: Iterable[str], uses: Mapping[str, Set[str]]) -> set[str]:
