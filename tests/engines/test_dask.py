@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import distributed
 import pytest
@@ -13,6 +14,7 @@ from dask_cluster import PROGRAM, DaskCluster
 from waiting import until
 
 import farcall as fc
+from farcall._engines.dask import _REASONS
 
 
 @pytest.fixture
@@ -79,6 +81,14 @@ def test_a_worker_that_dask_retires_says_so(own_dask, capfd):
         assert until(lambda: fc.workers() == pids[1:], 20)
         with pytest.raises(fc.ProcessExited, match="Dask retired it"):
             fc.remotecall_fetch(pids[0], abs, -1)
+
+
+def test_causes_that_have_words_are_those_of_dask():
+    """Each cause that we put into words is one that Dask names, and docs/deaths.md says what to do about it."""
+    sources = [Path(each.__file__).read_text() for each in (distributed.scheduler, distributed.client)]
+    assert [name for name in _REASONS if not any(f'f"{name}-' in source for source in sources)] == []
+    text = (Path(__file__).parents[2] / "docs" / "deaths.md").read_text()
+    assert [reason for reason in _REASONS.values() if f"`{reason}`" not in text] == []
 
 
 def test_rmprocs_leaves_the_dask_worker_alone(dask):

@@ -29,12 +29,14 @@ from .base import Engine, Launched, Offer
 _GUEST = "farcall._node.guest"  # what runs there, which an engine never sees from the inside
 _PATIENCE = 5.0  # seconds that Dask has for what is asked of it at the end
 
-_REASONS = {
-    "worker-ttl": "Dask has not heard of it for too long",
-    "handle-worker-cleanup": "its connection to the Dask scheduler broke",
+_BROKE = "its connection to the Dask scheduler broke"
+_REASONS = {  # by what Dask's name for the cause begins with
+    "handle-worker-cleanup": _BROKE,
+    "worker-send-comm-fail": _BROKE,
+    "send-all-comm-fail": _BROKE,
+    "check-worker-ttl": "Dask has not heard of it for too long",
     "retire-workers": "Dask retired it",
-    "close-worker": "Dask closed it",
-    "scheduler-close": "the Dask scheduler was closed",
+    "client-restart": "Dask restarted it",
 }
 
 _LISTENING = ("listening", "", "")
