@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from farcall import _config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *(f"docs/{each.name}" for each in sorted((ROOT / "docs").glob("*.md")))]
+NEED_HOSTS = ["docs/ssh.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXPECTED = re.compile(r"^(\s*)(\S.*?)\s+# -> (.*)$")  # an expression and the repr of its value
 CHECK = """
@@ -49,19 +51,30 @@ def program(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_python_of_a_document_runs(name, tmp_path):
-    """All Python blocks of a document run in order in one program; values after ``# ->`` and printed text are right."""
+def run_python(name: str, folder: Path, path: str) -> None:
+    """Run all Python blocks of a document in order in one program, and check values after ``# ->`` and printed text."""
     text = (ROOT / name).read_text()
-    (tmp_path / "document.py").write_text(program(text))
-    (tmp_path / "checks.py").write_text(CHECK)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "document.py"], cwd=tmp_path, capture_output=True, text=True, timeout=55
-    )
+    (folder / "document.py").write_text(program(text))
+    (folder / "checks.py").write_text(CHECK)
+    command = [sys.executable, "-W", "error", "document.py"]
+    environment = os.environ | {"PATH": path}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=55, env=environment)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     for _, printed in blocks(text, "text"):
         assert printed in done.stdout
+
+
+@pytest.mark.parametrize("name", [each for each in DOCUMENTS if each not in NEED_HOSTS])
+def test_the_python_of_a_document_runs(name, tmp_path):
+    """All Python blocks of a document run in order in one program; values after ``# ->`` and printed text are right."""
+    run_python(name, tmp_path, os.environ["PATH"])
+
+
+@pytest.mark.parametrize("name", NEED_HOSTS)
+def test_the_python_of_a_document_runs_on_hosts(name, tmp_path, path_to_hosts):
+    """The same, where the document speaks of host1, host2 and host3."""
+    run_python(name, tmp_path, path_to_hosts)
 
 
 def test_a_wrong_value_in_a_document_is_found():

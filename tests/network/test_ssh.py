@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -77,15 +76,21 @@ class TestSsh(EngineSuite):
     def make_broken_engine(self, words: str):
         return self.make_engine(1, make_program(self.path, f"echo first >&2; echo {words} >&2; exit 3"))
 
-    def dial(self, address):
-        raise AssertionError("nobody has been offered anything")
-
     def count_running(self) -> int:
         found = 0
         for pid in self.hosts[0].processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 found += "farcall._node.worker" in "".join(psutil.Process(pid).cmdline())
         return found
+
+    def test_closing_the_iterator_stops_who_has_arrived(self, workers):
+        """Also a worker that has come and that nobody has asked for yet."""
+        engine = self.make_engine(2)
+        arrivals = engine.launch(self.make_offer())
+        workers.add(engine, next(arrivals))
+        assert until(lambda: engine._remotes[0]._complete)
+        arrivals.close()
+        self.wait_until(lambda: self.count_running() == 1, "the other was not stopped")
 
 
 # What hosts are
@@ -272,7 +277,7 @@ def test_dead_hosts(ssh, hosts, temporary):
     dead, unknown = "host3:2222", "nobody.invalid"
     text = rf"^{dead}: SSH does not lead there: ssh: connect to host {hosts[2].address} port 2222: Connection refused"
     with pytest.raises(fc.LaunchError, match=text):
-        fc.addprocs([("host1", 2), "host2", dead], **ssh)
+        fc.addprocs([("host1", 2), "host2", dead], tunnel=True, **ssh)
     assert fc.workers() == [1]
     for host in hosts:
         host.wait_until_idle()
@@ -341,7 +346,8 @@ def ssh_agent(folder: Path, identity: Path):
 def test_ssh_is_configured_as_ever(hosts, tmp_path, temporary, monkeypatch):
     """Names, keys and ways are those of ssh: an alias, a key that its agent holds, another host on the way."""
     config = tmp_path / "config"
-    aliases = f"Host big\n HostName {hosts[0].address}\n LocalForward 1 host:1\n RemoteCommand false\n"
+    forward = " LocalForward 192.0.2.1:1 here:1\n ExitOnForwardFailure yes\n"  # fails: that address is not ours
+    aliases = f"Host big\n HostName {hosts[0].address}\n RemoteCommand false\n{forward}"
     others = f"Host gate\n HostName {hosts[1].address}\nHost *\n User root\n IdentityFile none\n"
     config.write_text(f"{aliases}{others} UserKnownHostsFile {hosts.known_hosts}\n")
     options = {"-F": str(config), "ProxyJump": "gate"}
@@ -418,15 +424,16 @@ def farcall_run(*arguments: object, **environment: str):
     return subprocess.run(command, capture_output=True, text=True, timeout=50, env=os.environ | environment)
 
 
-def test_farcall_run_takes_a_machine_file(hosts, tmp_path, temporary):
-    """The workers are up when the program begins, and nothing is left when it has ended; -p adds local ones."""
-    config = tmp_path / "bin"
-    config.mkdir()
-    make_program(config / "ssh", f'exec {shutil.which("ssh")} -F {hosts.ssh_config} "$@"')  # instead of the user's
+def test_farcall_run_takes_a_machine_file(hosts, path_to_hosts, tmp_path, temporary):
+    """The workers are up when the program begins, and nothing is left when it has ended; -p adds local ones.
+
+    With --tunnel a firewall is not in the way.
+    """
     (tmp_path / "hosts").write_text("2*host1\nhost2\n")
     program = "import farcall as fc, os; print(*(fc.remotecall_fetch(pid, os.uname).nodename for pid in fc.workers()))"
-    environment = {"PATH": f"{config}:{os.environ['PATH']}", "TMPDIR": temporary}
-    done = farcall_run("-p", "1", "--machine-file", tmp_path / "hosts", "--tunnel", "-c", program, **environment)
+    environment = {"PATH": path_to_hosts, "TMPDIR": temporary}
+    with hosts[1].firewall():
+        done = farcall_run("-p", "1", "--machine-file", tmp_path / "hosts", "--tunnel", "-c", program, **environment)
     assert done.stderr == ""
     local, *others = done.stdout.split()
     assert (local, sorted(others)) == (os.uname().nodename, ["host1", "host1", "host2"])
