@@ -56,7 +56,7 @@ def test_a_signal_in_the_midst_of_a_call_is_told_like_any_other():
     (two,) = fc.addprocs(1)
     call = fc.spawnat(two, time.sleep, 60)
     os.kill(fc.remotecall_fetch(two, os.getpid), signal.SIGTERM)
-    with pytest.raises(fc.ProcessExited, match="exit status 143$"):
+    with pytest.raises(fc.ProcessExited, match=r"exit status 143$"):
         call.result(20)
 
 
