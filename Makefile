@@ -8,7 +8,7 @@ demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
 
 test: .venv/test check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/test
 	$(BIN)/ruff check
