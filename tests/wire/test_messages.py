@@ -31,11 +31,11 @@ def test_holds_arrive_as_sent(records):
     assert messages.decode_hold(frame.body) == records
 
 
-@given(st.lists(st.text("ab_é.", min_size=1), min_size=1, max_size=50))
-def test_changed_modules_arrive_as_sent(names):
+@given(words, st.lists(st.text("ab_é.", min_size=1), min_size=1, max_size=50))
+def test_changed_modules_arrive_as_sent(number, names):
     """``decode_changed`` undoes ``encode_changed``; the number of a function is never that of this message."""
-    frame = receive(messages.encode_changed(names))
-    assert (frame.kind, frame.target) == (messages.FORGET, 0)
+    frame = receive(messages.encode_changed(number, names))
+    assert (frame.kind, frame.target, frame.call) == (messages.FORGET, 0, number)
     assert messages.decode_changed(bytes(frame.body)) == names
 
 

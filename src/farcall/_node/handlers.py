@@ -87,7 +87,7 @@ def on_forget(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     if frame.target:
         link.definitions.pop(frame.target, None)
     else:
-        node.modules.tell(messages.decode_changed(bytes(frame.body)))
+        node.modules.tell(frame.call, messages.decode_changed(bytes(frame.body)))
     return True
 
 

@@ -90,6 +90,7 @@ class Link:
         self.running: dict[CallId, Call] = {}  # made by the peer
         self.last_call: Call | None = None  # of the peer, to begin them in order; the reader's
         self.known: set[int] = set()  # numbers of our functions that the peer has
+        self.heard = 0  # how many of the news that we have of modules the peer has too
         self.definitions: dict[int, Definition] = {}  # the peer's functions
 
     def __repr__(self) -> str:

@@ -3,8 +3,9 @@
 A finder behind all others asks the master. It waits on the thread that imports, where the interpreter holds a lock of
 all imports of the process; that is released meanwhile, for whoever must read the answer may be waiting for it.
 
-When the master says that modules have changed, nothing happens at first: what runs goes on with what it has. The next
-call that begins has them forgotten, with all that use them, and whoever needs them imports them anew.
+News of modules that have changed at the master go from process to process, ahead of the next call on each link: so
+whoever is called has heard what its caller has. Nothing happens at first: what runs goes on with what it has. The
+next call that begins has the modules forgotten, with all that use them, and whoever needs them imports them anew.
 """
 
 import _imp
@@ -25,11 +26,12 @@ from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ProcessExited
-from .._wire.messages import WANT_VALUE
+from .._wire.messages import WANT_VALUE, encode_changed
 from .._wire.uses import forget_heirs, set_from_master
 from .callee import Callee
 from .current import current_call, find_node, main_namespace, shielded
-from .prompt import await_outcome
+from .link import Link
+from .prompt import await_outcome, post_promptly
 from .reader import Reader
 from .slots import Slot
 from .sources import Answer, Refusal, Source, give, give_data
@@ -46,10 +48,13 @@ class Modules(MetaPathFinder):
     """What a node has from its master. Any thread."""
 
     def __init__(self, node: "Node") -> None:
+        self.are_used = False  # there may be something to say before a call
         self.news: deque[list[str]] = deque()  # names of what has changed; the next call that begins sees to it
         self._node = node
         self._process = os.getpid()  # one that is forked from it has the connections, and must leave them alone
-        self._told = 0  # how often there were news
+        self._told: list[bytes] = []  # all news so far, as messages
+        self._heard: set[int] = set()  # their numbers
+        self._telling = threading.Lock()
         self._loaders: dict[str, Loader] = {}
         self._missing: dict[str, Refusal | None] = {}  # what the master does not give
         self._forgotten: dict[str, ModuleType] = {}  # what something may still be bound to
@@ -68,7 +73,7 @@ class Modules(MetaPathFinder):
         """Return where a module is at the master. What must be installed here is an error that says so."""
         if not self._may_ask() or not self._may_have(name):
             return None
-        told, answer = self._told, self._ask(name)
+        told, answer = len(self._told), self._ask(name)
         if isinstance(answer, Refusal) and not _is_probe():
             raise self._error(name, answer)
         if not isinstance(answer, Source):
@@ -100,14 +105,14 @@ class Modules(MetaPathFinder):
     def _ask(self, name: str) -> Answer:
         if name in self._missing:
             return self._missing[name]
-        told = self._told
+        told = len(self._told)
         try:
             answer: Answer = self.ask_master(give, name)
         except (ProcessExited, OSError):
             return None
         if not isinstance(answer, Source):
             self._missing[name] = answer
-            if told != self._told:
+            if told != len(self._told):
                 self._missing.pop(name, None)
         return answer
 
@@ -140,8 +145,8 @@ class Modules(MetaPathFinder):
         self._loaders[name] = loader
         if _others(self):
             loader.guard(name)
-        while loader.told != self._told:
-            loader.told = self._told
+        while loader.told != len(self._told):
+            loader.told = len(self._told)
             answer = self._ask(name)
             if not isinstance(answer, Source):
                 raise ModuleNotFoundError(f"No module named {name!r}: the master has it no more", name=name)
@@ -158,16 +163,39 @@ class Modules(MetaPathFinder):
         loader.users.add(self)
         self._loaders[name] = loader
 
-    # Forgetting
+    # News
 
-    def tell(self, changed: list[str]) -> None:
+    def announce(self, changed: list[str]) -> None:
+        """Have all processes know that modules have changed here, or exist now; the master, one thread at a time."""
+        number = len(self._told) + 1
+        self._heard.add(number)
+        self._told.append(encode_changed(number, changed))
+
+    def tell(self, number: int, changed: list[str]) -> None:
         """Take note that modules have changed at the master, or exist now; the thread that reads."""
-        self._told += 1
+        if number in self._heard:
+            return
+        self._heard.add(number)
+        self._told.append(encode_changed(number, changed))
         for name in changed:
             self._missing.pop(name, None)
-        for link in list(self._node.reader.links):
-            link.known = set()  # functions that were imported elsewhere must be imported anew
         self.news.append(changed)
+        self.are_used = True
+
+    def precede(self, link: Link) -> None:
+        """Tell a peer what it has not heard yet, before a call is sent to it. Does not wait."""
+        if self._node.pid == 1:
+            self._node.sources.look()
+        if link.heard == len(self._told):
+            return
+        with self._telling:
+            news = self._told[link.heard :]
+            for frame in news:
+                post_promptly(self._node, link, frame)
+            link.known = set()  # functions that the peer has imported must be imported anew
+            link.heard += len(news)
+
+    # Forgetting
 
     def catch_up(self) -> None:
         """Forget what has changed, and what uses it; in a call that begins, before anything of it is unpickled."""

@@ -132,8 +132,8 @@ class Node:
             self.pool.run(self.callee.execute_here, call, target, function, args, kwargs)
             return None, number
         link = self.links.get(pid) or self.connections.link_to(pid)
-        if self.sources.are_used:
-            self.sources.look()
+        if self.modules.are_used:
+            self.modules.precede(link)
         known = self.codebook.number_of(function)
         once = False
         if known not in link.known:

@@ -4,7 +4,7 @@ A module is the program's own if it lies neither in the standard library nor whe
 where it lies nothing is imported here, and none of it is run.
 
 What workers got is remembered, and looked at before each call that goes out: if it has changed since, they are told
-first, on the same link.
+first.
 """
 
 import hashlib
@@ -18,9 +18,7 @@ from importlib.machinery import SOURCE_SUFFIXES, ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .._wire.messages import encode_changed
 from .current import current_node
-from .prompt import post_promptly
 from .watch import Watch
 
 if TYPE_CHECKING:
@@ -76,7 +74,6 @@ class Sources:
     """What the master gives to its workers. Any thread."""
 
     def __init__(self, node: "Node") -> None:
-        self.are_used = False  # a worker has asked
         self._node = node
         self._lock = threading.Lock()
         self._watch = Watch()
@@ -90,7 +87,7 @@ class Sources:
         if not self._node.config.local_modules:
             return None
         with self._lock:
-            self.are_used = True
+            self._node.modules.are_used = True
             spec = _find(name)
             if spec is not None and _is_own(spec) and _is_source(spec):
                 try:
@@ -116,7 +113,7 @@ class Sources:
         return Source(path, text, folders is not None)
 
     def look(self) -> None:
-        """Tell the workers what has changed since they got it, or exists now; before a call is sent to one of them."""
+        """Have the workers told what has changed since they got it, or exists now."""
         with self._lock:
             now = time.monotonic()
             if now < self._due and not self._watch.has_stirred() and sys.path == self._path:
@@ -124,17 +121,11 @@ class Sources:
             self._due, self._path = now + _PATIENCE, list(sys.path)
             changed = [name for name, given in self._given.items() if given.has_changed()]
             changed += [name for name in self._refused if _has_come(name)]
+            for name in changed:
+                self._given.pop(name, None)
+                self._refused.discard(name)
             if changed:
-                self._tell(changed)
-
-    def _tell(self, changed: list[str]) -> None:
-        for name in changed:
-            self._given.pop(name, None)
-            self._refused.discard(name)
-        frame = encode_changed(changed)
-        for link in list(self._node.reader.links):
-            link.known = set()  # functions that were imported there must be imported anew
-            post_promptly(self._node, link, frame)
+                self._node.modules.announce(changed)
 
     def close(self) -> None:
         """Look no more."""

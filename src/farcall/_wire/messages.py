@@ -11,7 +11,7 @@ DEFINE   target = number of a function, body = its pickle; FRESH: unpickle it ag
          it carries state that a call may change.
 FORGET   target = number of a function that will not be called again. A function that changes from call to
          call is defined, called and forgotten each time. 0: body = names of modules that have changed at the
-         master; what was imported from there is imported anew by later calls.
+         master, call = the number of these news; what was imported from there is imported anew by later calls.
 CANCEL   interrupt the call, and the calls that it made.
 HOLD     body = HOLDING records (creator, number, holder, change): who holds a reference to a value that
          the receiver owns. Sent before the message that carries the reference.
@@ -42,9 +42,9 @@ def encode_forget(number: int) -> bytes:
     return encode_small(FORGET, 0, number, 0, b"")
 
 
-def encode_changed(modules: list[str]) -> bytes:
+def encode_changed(number: int, modules: list[str]) -> bytes:
     """Return the message that says which modules of the master have changed."""
-    return encode_small(FORGET, 0, 0, 0, "\n".join(modules).encode())
+    return encode_small(FORGET, 0, 0, number, "\n".join(modules).encode())
 
 
 def decode_changed(body: bytes) -> list[str]:
