@@ -313,10 +313,11 @@ class Host:
         """Cut every SSH connection of the host, and wait until its sshd, with the same number, takes new ones."""
         listener = self._sshd()
         mine = {inside: (pid, name) for pid, inside, name in self.namespaces.processes()}
-        for inside, (pid, name) in mine.items():
-            if name == "sshd" and inside != listener:
-                with contextlib.suppress(ProcessLookupError):  # it ended with the one before it
-                    os.kill(pid, signal.SIGKILL)
+        connections = [pid for inside, (pid, name) in mine.items() if name == "sshd" and inside != listener]
+        for pid in connections:
+            with contextlib.suppress(ProcessLookupError):  # it ended with the one before it
+                os.kill(pid, signal.SIGKILL)
+        assert until(lambda: not any(map(_started, connections)))  # sshd reaps only before it starts anew
         (self._folder / "pid").unlink()
         os.kill(mine[listener][0], signal.SIGHUP)
         self._wait_for_sshd()

@@ -95,12 +95,15 @@ class SSH(Engine):
                 except queue.Empty:
                     remote = waiting.pop()
                     remote.want_no_more()
-                    arrival = LaunchError(f"{remote.host}: timed out: in {offer.timeout:g} seconds {remote.lack}")
+                    yield LaunchError(f"{remote.host}: timed out: in {offer.timeout:g} seconds {remote.lack}")
+                    continue
                 if arrival is None:
                     waiting.discard(remote)
-                else:
+                elif remote in waiting:
                     remote.has_yielded |= isinstance(arrival, Launched)
                     yield arrival
+                else:
+                    self._discard(arrival)
         finally:
             for each in waiting:
                 each.want_no_more()
