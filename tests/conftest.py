@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import pytest
+from family import find_children
 from hosts import Hosts, missing
 from waiting import until
 
@@ -17,15 +17,7 @@ from farcall._cluster import shutdown
 
 
 def _children() -> set[int]:
-    """The processes that came from this one, but for those of a fixture that says that they are its own."""
-    return {each.pid for each in psutil.Process().children(recursive=True) if not _is_foreign(each)}
-
-
-def _is_foreign(process: psutil.Process) -> bool:
-    try:
-        return "NOT_OF_THIS_TEST" in process.environ()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
+    return {each.pid for each in find_children(recursive=True)}
 
 
 def _descriptors() -> dict[str, str]:

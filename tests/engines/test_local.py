@@ -8,8 +8,8 @@ import textwrap
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
+from family import find_children
 from waiting import until
 
 from farcall._engines import local
@@ -30,7 +30,7 @@ def make_program(path, source):
 
 
 def count_children():
-    return len(psutil.Process().children())
+    return len(find_children())
 
 
 class TestLocal(EngineSuite):
