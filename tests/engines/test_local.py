@@ -8,6 +8,7 @@ import textwrap
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 from family import find_children
 from waiting import until
