@@ -336,11 +336,13 @@ def ssh_agent(folder: Path, identity: Path):
     """Yield the socket of an agent of SSH that holds a key."""
     path = folder / "agent"
     with subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL) as agent:
-        assert until(path.exists)
-        environment = os.environ | {"SSH_AUTH_SOCK": str(path)}
-        subprocess.run(["ssh-add", "-q", identity], env=environment, check=True)
-        yield str(path)
-        agent.terminate()
+        try:
+            assert until(path.exists)
+            environment = os.environ | {"SSH_AUTH_SOCK": str(path)}
+            subprocess.run(["ssh-add", "-q", identity], env=environment, check=True)
+            yield str(path)
+        finally:
+            agent.terminate()
 
 
 def test_ssh_is_configured_as_ever(hosts, tmp_path, temporary, monkeypatch):
