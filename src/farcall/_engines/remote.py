@@ -152,7 +152,12 @@ class Remote:
             self._said = (self._said + line.decode(errors="replace"))[-_MOST_SAID:]
 
     def _hear(self, line: bytes) -> None:
-        match json.loads(line):
+        try:
+            message = json.loads(line)
+        except ValueError:
+            self._said += line.decode(errors="replace")  # it is no agent's: something there speaks for it
+            return
+        match message:
             case {"what": "ready", "version": version}:
                 self._tell(version)
             case {"what": "launched", "number": number, "address": address}:
