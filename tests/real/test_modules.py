@@ -9,9 +9,10 @@ import pkgutil
 import sys
 import threading
 import time
+import zipfile
 from importlib import import_module, metadata
 from importlib.machinery import EXTENSION_SUFFIXES
-from importlib.util import find_spec
+from importlib.util import find_spec, spec_from_file_location
 
 import pytest
 from waiting import until
@@ -87,6 +88,25 @@ def test_what_the_master_can_import_the_workers_can(project, cluster):
     with pytest.raises(TypeError) as caught:
         fc.remotecall_fetch(cluster[0], package.f, None)
     assert f'{project.name}/two.py", line 3, in g\n    return x / one.half' in str(caught.value.__cause__)
+
+
+def test_archives_and_editable_installs(project, cluster, monkeypatch):
+    """A module comes from wherever the master's finders find it: an archive, or a folder that only they know."""
+    with zipfile.ZipFile(project.folder / "archive.zip", "w") as archive:
+        archive.writestr(f"{project.name}_zip/__init__.py", "def f():\n    from . import leaf\n    return leaf.value\n")
+        archive.writestr(f"{project.name}_zip/leaf.py", "value = 'zipped'\n")
+    monkeypatch.syspath_prepend(project.folder / "archive.zip")
+    file, name = project.write("hidden/module.py", "class Thing: pass\n"), f"{project.name}_editable"
+
+    class Finder:
+        @staticmethod
+        def find_spec(asked, path=None, target=None):
+            return spec_from_file_location(name, file) if asked == name else None
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert fc.remotecall_fetch(cluster[0], project.load("P_zip").f) == "zipped"
+    thing = project.load("P_editable").Thing
+    assert type(fc.remotecall_fetch(cluster[0], thing)) is thing
 
 
 def test_nothing_runs_at_the_master(project, cluster):

@@ -5,7 +5,6 @@ import dis
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Set
-from importlib.machinery import FrozenImporter, PathFinder
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -234,8 +233,9 @@ def is_former(value: Any) -> bool:
 def _can_be_found(top: str) -> bool:
     if top in sys.builtin_module_names:
         return True
+    others = [each for each in sys.meta_path if not type(each).__module__.startswith("farcall.")]  # editable installs
     try:
-        return any(finder.find_spec(top) is not None for finder in (PathFinder, FrozenImporter))
+        return any(finder.find_spec(top, None) is not None for finder in others)
     except (ImportError, ValueError):
         return True
 
