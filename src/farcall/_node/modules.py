@@ -66,8 +66,8 @@ class Modules(MetaPathFinder):
         """Let this process import, in calls of this node, what the master has."""
         sys.meta_path.append(self)
         for other in _others(self):
-            for name, loader in list(other._loaders.items()):
-                loader.guard(name)
+            for loader in list(other._loaders.values()):
+                loader.guard()
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         """Return where a module is at the master. What must be installed here is an error that says so."""
@@ -85,6 +85,10 @@ class Modules(MetaPathFinder):
             spec.submodule_search_locations = [f"process-1:{answer.path}"]
         return spec
 
+    def invalidate_caches(self) -> None:
+        """Ask again for what the master did not have."""
+        self._missing.clear()
+
     def _may_ask(self) -> bool:
         """Whether the running code is of this node, and may wait. In a guest only calls are, not its host."""
         call, node = current_call.get(), self._node
@@ -94,11 +98,10 @@ class Modules(MetaPathFinder):
 
     def _may_have(self, name: str) -> bool:
         """Whether a module may come from the master: a package that is installed here is not mixed with another."""
-        package = name.rpartition(".")[0]
-        above = sys.modules.get(package)
+        above = sys.modules.get(name.rpartition(".")[0])
         loader = _loader_of(above)
         if isinstance(loader, Loader):
-            self.claim(package, loader)
+            self.claim(loader)
             return True
         return above is None or getattr(above, "__file__", None) is None
 
@@ -139,12 +142,13 @@ class Modules(MetaPathFinder):
         text = f"No module named {name!r} on {here}: the master has it installed ({refusal.what}), install it there too"
         return ModuleNotFoundError(text, name=name)
 
-    def register(self, name: str, loader: "Loader") -> None:
+    def register(self, loader: "Loader") -> None:
         """Take note of a module that is about to run. What has changed since it came comes again."""
+        name = loader.name
         set_from_master(name)
         self._loaders[name] = loader
         if _others(self):
-            loader.guard(name)
+            loader.guard()
         while loader.told != len(self._told):
             loader.told = len(self._told)
             answer = self._ask(name)
@@ -152,10 +156,11 @@ class Modules(MetaPathFinder):
                 raise ModuleNotFoundError(f"No module named {name!r}: the master has it no more", name=name)
             loader.source = answer
 
-    def claim(self, name: str, loader: "Loader") -> None:
+    def claim(self, loader: "Loader") -> None:
         """Use a module that is in this process already: another master's is as good if it has the same text."""
-        if loader.modules is self or self in loader.users or not self._may_ask():
+        if self in loader.users or not self._may_ask():
             return
+        name = loader.name
         answer = self._ask(name)
         if not isinstance(answer, Source) or answer.text != loader.source.text:
             where = f"{loader.source.path} of another master is imported in this process under that name"
@@ -203,7 +208,7 @@ class Modules(MetaPathFinder):
             while self.news:
                 count = len(self.news)
                 changed = {name for names in list(self.news)[:count] for name in names}
-                gone = affected(changed, {name: each.uses for name, each in list(self._loaders.items())})
+                gone = affected(changed, {name: each.uses() for name, each in list(self._loaders.items())})
                 for name in gone:
                     self._forget(name)
                 forget_heirs(gone)
@@ -252,22 +257,22 @@ class Modules(MetaPathFinder):
         """Import nothing more, and leave nothing in a process that goes on."""
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(self)
-        for name, loader in self._loaders.items():
+        for name, loader in list(self._loaders.items()):
             loader.users.discard(self)
-            if loader.modules is self and not loader.users and _loader_of(sys.modules.get(name)) is loader:
+            if not loader.users and _loader_of(sys.modules.get(name)) is loader:
                 del sys.modules[name]
 
 
 class Loader(InspectLoader):
-    """Runs a module of the master's. ``uses``: the names of what it imports."""
+    """Runs a module of the master's."""
 
     def __init__(self, modules: Modules, name: str, source: Source, told: int) -> None:
         self.modules = modules
         self.name = name
         self.source = source
         self.told = told
-        self.uses: Set[str] = frozenset()
-        self.users: weakref.WeakSet[Modules] = weakref.WeakSet()  # other nodes of this process
+        self.users = weakref.WeakSet([modules])  # and other nodes of this process
+        self._uses: Set[str] | None = None
 
     def is_package(self, fullname: str) -> bool:
         return self.source.is_package
@@ -277,15 +282,23 @@ class Loader(InspectLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the code as it is now at the master, and let tracebacks know its lines."""
-        self.modules.register(fullname, self)
+        self.modules.register(self)
         text, path = self.source.text, self.source.path
-        tree: Any = compile(text or b"", path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        self.uses = imported_names(tree, fullname, self.source.is_package)
+        code = compile(text or b"", path, "exec", dont_inherit=True)
         if text is not None:
             lines = decode_source(text).splitlines(keepends=True)
             linecache.cache[path] = len(text), None, lines, path
-        code: CodeType = compile(tree, path, "exec", dont_inherit=True)
         return code
+
+    def uses(self) -> Set[str]:
+        """Return the names of what this module imports; of one that cannot be run, nothing."""
+        if self._uses is None:
+            try:
+                tree = ast.parse(self.source.text or b"")
+            except (SyntaxError, ValueError):
+                tree = ast.Module([], [])
+            self._uses = imported_names(tree, self.name, self.source.is_package)
+        return self._uses
 
     def get_data(self, path: str) -> bytes:
         """Return a file of this package."""
@@ -301,9 +314,9 @@ class Loader(InspectLoader):
 
         return Reader(Resource(lambda package, path: self.modules.ask_master(give_data, package, path), fullname))
 
-    def guard(self, name: str) -> None:
+    def guard(self) -> None:
         """See to it that no node of this process uses this module as its own that has another."""
-        module = sys.modules.get(name)
+        module = sys.modules.get(self.name)
         if type(module) is ModuleType and _loader_of(module) is self:
             module.__class__ = _Guarded
 
@@ -314,7 +327,7 @@ class _Guarded(ModuleType):
     def __getattribute__(self, name: str) -> Any:
         call = current_call.get()
         if call is not None and not name.startswith("__"):
-            call.node.modules.claim(self.__name__, _loader_of(self))
+            call.node.modules.claim(_loader_of(self))
         return super().__getattribute__(name)
 
 

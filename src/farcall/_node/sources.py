@@ -54,6 +54,7 @@ class _Given:
     """What workers have of a module."""
 
     def __init__(self, path: str, stamp: Stamp, text: bytes) -> None:
+        self.names = {os.path.basename(path), os.path.basename(os.path.realpath(path))}
         self._path = path
         self._stamp = stamp
         self._digest = hashlib.sha256(text).digest()
@@ -84,7 +85,7 @@ class Sources:
 
     def give(self, name: str) -> Answer:
         """Return a module for a worker that lacks it, and remember what it got."""
-        if not self._node.config.local_modules:
+        if not self._node.config.local_modules or self._node.closed:
             return None
         with self._lock:
             self._node.modules.are_used = True
@@ -115,12 +116,18 @@ class Sources:
     def look(self) -> None:
         """Have the workers told what has changed since they got it, or exists now."""
         with self._lock:
-            now = time.monotonic()
-            if now < self._due and not self._watch.has_stirred() and sys.path == self._path:
+            files, now = self._watch.stirred(), time.monotonic()
+            if files is None or now >= self._due or sys.path != self._path:
+                self._due, self._path = now + _PATIENCE, list(sys.path)
+                given, refused = list(self._given), list(self._refused)
+            elif files:
+                stems = {each.partition(".")[0] for each in files}
+                given = [name for name, each in self._given.items() if not each.names.isdisjoint(files)]
+                refused = [name for name in self._refused if name.rpartition(".")[2] in stems]
+            else:
                 return
-            self._due, self._path = now + _PATIENCE, list(sys.path)
-            changed = [name for name, given in self._given.items() if given.has_changed()]
-            changed += [name for name in self._refused if _has_come(name)]
+            changed = [name for name in given if self._given[name].has_changed()]
+            changed += [name for name in refused if _has_come(name)]
             for name in changed:
                 self._given.pop(name, None)
                 self._refused.discard(name)
@@ -129,7 +136,8 @@ class Sources:
 
     def close(self) -> None:
         """Look no more."""
-        self._watch.close()
+        with self._lock:
+            self._watch.close()
 
 
 def give(name: str) -> Answer:
@@ -167,7 +175,8 @@ def _find(name: str) -> ModuleSpec | None:
     for folder in _own_folders(name):
         _finder_of(folder)  # which looks afresh, also when others ask it
     for finder in sys.meta_path:
-        spec = finder.find_spec(name, None)
+        find = getattr(finder, "find_spec", None)
+        spec: ModuleSpec | None = find(name, None) if find is not None else None
         if spec is not None:
             return spec
     return None

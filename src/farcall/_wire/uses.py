@@ -233,9 +233,10 @@ def is_former(value: Any) -> bool:
 def _can_be_found(top: str) -> bool:
     if top in sys.builtin_module_names:
         return True
-    others = [each for each in sys.meta_path if not type(each).__module__.startswith("farcall.")]  # editable installs
+    ours = "farcall."  # who would ask the master, or waits for one import
+    finders = [getattr(each, "find_spec", None) for each in sys.meta_path if not type(each).__module__.startswith(ours)]
     try:
-        return any(finder.find_spec(top, None) is not None for finder in others)
+        return any(find is not None and find(top, None) is not None for find in finders)
     except (ImportError, ValueError):
         return True
 
