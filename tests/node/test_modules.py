@@ -1,6 +1,7 @@
 """Modules from the master: what is forgotten together, and a process that several masters use."""
 
 import ast
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from farcall._config import Config
 from farcall._node.modules import affected, imported_names
 from farcall._node.node import Node
 from farcall._node.sources import Source
+from farcall._node.watch import Watch
 from farcall._remote.calls import run_code
 from farcall._transport.addresses import Dialler
 
@@ -48,6 +50,38 @@ def test_what_a_module_imports(source, expected):
     """Imports count wherever they are; a module uses the packages that it is in, and all on the way to a module."""
     assert imported_names(ast.parse(source), "p.m", is_package=False) == expected
     assert imported_names(ast.parse(""), "p", is_package=True) == {"p"}
+
+
+# What has happened in folders
+
+
+def test_the_kernel_says_what_has_happened(tmp_path):
+    """A watch names what was written, made or moved, once; of a folder that is made anew it knows anything may be."""
+    folder, watch = tmp_path / "folder", Watch()
+    folder.mkdir()
+    watch.add(str(folder))
+    assert watch.stirred() == set()
+    (folder / "a.py").write_text("")
+    (folder / "b").mkdir()
+    assert watch.stirred() == {"a.py", "b"}
+    assert watch.stirred() == set()
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert watch.stirred() is None
+    (folder / "c.py").write_text("")
+    assert "c.py" in watch.stirred()
+    watch.close()
+
+
+def test_where_the_kernel_cannot_be_asked_anything_may_have_happened(tmp_path):
+    """Without inotify a watch never says that nothing has happened."""
+    watch = Watch()
+    watch._library = object()
+    watch.add(str(tmp_path / "nothing"))
+    assert watch.stirred() == set()
+    watch.add(str(tmp_path))
+    assert watch.stirred() is None
+    watch.close()
 
 
 # Several masters

@@ -391,6 +391,16 @@ def run(gate):
 """
 
 
+def test_an_edited_module_is_the_new_one_in_its_package(project, cluster):
+    """Who reaches a module through its package, without importing it, gets the new one from a package that stays."""
+    project.write("P/__init__.py", "")
+    project.write("P/leaf.py", "value = 1")
+    project.write("P_reader.py", "import P\ndef read(): return P.leaf.value\n")
+    assert project.on(cluster[0], "import P.leaf, P_reader\nP_reader.read()") == 1
+    project.write("P/leaf.py", "value = 2")
+    assert project.on(cluster[0], "P_reader.read()") == 2
+
+
 def test_a_call_under_way_keeps_what_it_has(project, cluster):
     """A call goes on with the module that it has while that is edited, and what it returns is of the master's class."""
     project.write("P.py", GATED.format(1))

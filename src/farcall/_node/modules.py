@@ -39,6 +39,7 @@ from .sources import Answer, Refusal, Source, give, give_data
 if TYPE_CHECKING:
     from .node import Node
 
+# What a stack shows. It is only looked at when a module is missing, so that nothing has to be noted on other ways.
 _READING = {Reader._drain.__code__, Reader._read_until.__code__}
 _RUNNING = Callee.execute.__code__
 _PROBING = find_spec.__code__
@@ -48,7 +49,7 @@ class Modules(MetaPathFinder):
     """What a node has from its master. Any thread."""
 
     def __init__(self, node: "Node") -> None:
-        self.are_used = False  # there may be something to say before a call
+        self.are_used = False  # there may be something to say to others before a call
         self.news: deque[list[str]] = deque()  # names of what has changed; the next call that begins sees to it
         self._node = node
         self._process = os.getpid()  # one that is forked from it has the connections, and must leave them alone
@@ -249,7 +250,7 @@ class Modules(MetaPathFinder):
         if isinstance(value, ModuleType):
             return _Unavailable(name, "").find() if self._forgotten.get(name) is value else value
         old = self._forgotten.get(value.__module__)
-        if old is None or getattr(old, name, None) is not value:
+        if not isinstance(old, ModuleType) or vars(old).get(name) is not value:
             return value
         return _Unavailable(value.__module__, name).find()
 

@@ -273,9 +273,8 @@ def _describe_package(name: str) -> str:
     top = name.partition(".")[0]
     if top in sys.stdlib_module_names:
         return "a part of its Python"
-    for distribution in (top, *metadata.packages_distributions().get(top, ())):
-        try:
-            return f"{distribution} {metadata.version(distribution)}"
-        except metadata.PackageNotFoundError:
-            continue
-    return "without a name"
+    try:
+        return f"{top} {metadata.version(top)}"
+    except metadata.PackageNotFoundError:  # its package has another name, which takes longer to find
+        distribution = next(iter(metadata.packages_distributions().get(top, ())), None)
+        return f"{distribution} {metadata.version(distribution)}" if distribution else "no package says that it is its"
