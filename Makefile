@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench bench-micro fix clean
+.PHONY: demo test test-clusters test-others check bench bench-micro fix clean
 
 demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
 
+# Two halves at the same time, for they wait more than they compute; each says what it has to say when it has ended.
+CLUSTERS := tests/real tests/engines tests/network tests/integrations tests/node
+
 test: .venv/test check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(MAKE) --jobs=2 --output-sync=target test-clusters test-others
+
+test-clusters: .venv/test
+	$(BIN)/python -m pytest $(CLUSTERS)
+
+test-others: .venv/test
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(CLUSTERS))
 
 check: .venv/test
 	$(BIN)/ruff check
