@@ -11,6 +11,7 @@ from farcall import ProcessExited, SerializationError
 from farcall._config import Config
 from farcall._node.current import current_call, current_node
 from farcall._node.handlers import HANDLERS
+from farcall._node.link import Habit
 from farcall._node.node import Node
 from farcall._node.peers import Peer
 from farcall._remote.calls import _begin
@@ -297,6 +298,27 @@ def test_a_link_whose_reader_was_busy_for_long_is_read_again(two, monkeypatch):
         assert two[1].ask(2, abs, -1) == 1
     assert slow == [True]
     assert two.spawn(1, abs, -2, by=2).result(10) == 2
+
+
+@pytest.mark.parametrize("useless", [4, 5])
+def test_polling_that_was_given_up_is_tried_again(useless):
+    """Who waits for an answer polls now and then, however many polls have been useless before."""
+
+    class Watched(Habit):
+        hits = 0
+
+        def hit(self):
+            super().hit()
+            self.hits += 1
+
+    cluster = Cluster(2, spin=1.0)
+    assert cluster[1].ask(2, abs, -1) == 1
+    watched = cluster[1].links[2].waiting = Watched()
+    for _ in range(useless):
+        watched.miss()
+    answers = (cluster[1].ask(2, abs, -1) for _ in range(200))
+    assert any(watched.hits for _ in answers)
+    cluster.close()
 
 
 def test_a_future_becomes_settled_in_one_step_for_the_standard_library(two):

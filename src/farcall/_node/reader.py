@@ -225,7 +225,7 @@ class Reader:
             self.tick()
         if link.out:
             link.flush()
-        until = self._poll_until(link)
+        until: float | None = None  # when polling ends, 0 if we sleep; decided when there is nothing to read
         while True:
             try:
                 frame = link.next_frame()
@@ -236,8 +236,12 @@ class Reader:
                 elif not link.fill():
                     raise EOFError
                 else:
-                    until = self._poll_until(link, hit=until > 0)
+                    if until:
+                        link.waiting.hit()  # something came while we polled
+                    until = None
             except BlockingIOError:
+                if until is None:
+                    until = _clock() + self._spin if self._spin and link.waiting.pays() else 0.0
                 if until:
                     if _clock() < until:
                         continue
@@ -249,29 +253,23 @@ class Reader:
                         return
                 if deadline is not None and time.monotonic() >= deadline:
                     return
-                self._sleep_on(link, deadline)
-                link.used = True
-                if not self.ticking:
-                    self.tick()
-                if link.closed:
+                if not self._sleep_on(link, deadline):
                     return
             except EOFError:
                 self._lose(link)
                 return
 
-    def _poll_until(self, link: Link, hit: bool = False) -> float:
-        """Return until when to poll a link before sleeping on it, 0 for not at all."""
-        if hit:
-            link.waiting.hit()  # something came while we did
-        return _clock() + self._spin if self._spin and link.waiting.pays() else 0.0
-
-    def _sleep_on(self, link: Link, deadline: float | None) -> None:
-        """Sleep until the link that we read has something; the leader takes care of the others."""
+    def _sleep_on(self, link: Link, deadline: float | None) -> bool:
+        """Sleep until the link that we read has something; the leader takes care of the others. False if it closed."""
         if len(self._hot) > 1:
             for other in list(self._hot):
                 if other is not link:
                     self.attend(other)
         link.sleep(deadline)
+        link.used = True
+        if not self.ticking:
+            self.tick()
+        return not link.closed
 
     # Leading
 
