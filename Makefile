@@ -8,7 +8,7 @@ demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
 
 # Two halves at the same time, for they wait more than they compute; each says what it has to say when it has ended.
-CLUSTERS := tests/real tests/engines tests/network tests/integrations tests/node
+CLUSTERS := tests/real tests/engines tests/network tests/integrations tests/node tests/maps tests/remote
 
 test: .venv/test check
 	$(MAKE) --jobs=2 --output-sync=target test-clusters test-others

@@ -62,7 +62,7 @@ def check_nothing_leaked(
     assert until(lambda: len(_descriptors()) <= len(descriptors)), (
         f"descriptors left: {sorted(set(_descriptors().items()) - descriptors)[:20]}"
     )
-    assert _shared() <= shared, f"shared memory left: {_shared() - shared}"
+    assert until(lambda: _shared() <= shared), f"shared memory left: {_shared() - shared}"
 
 
 @pytest.fixture(scope="session")
