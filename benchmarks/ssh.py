@@ -6,14 +6,17 @@ its rounds, and those of a ratio take turns. Needs root, and the programs that `
 """
 
 import argparse
+import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from baselines import clock, interleave, mean_time
-from network import Hosts, missing
+from baselines import clock, interleave, mean_time, placed
+from network import Hosts, echo_on, missing
+from peers import MESSAGE
 from report import Row, at_most, bandwidth, duration, run
 
 import farcall as fc
@@ -38,16 +41,17 @@ def start(hosts: list[Any], options: dict[str, Any]) -> float:
         return clock() - started
 
 
-def measure_starts(rounds: int, config: str) -> Iterator[Row]:
+def measure_starts(rounds: int, hosts: Hosts) -> Iterator[Row]:
     """Yield what addprocs takes."""
+    config = str(hosts.ssh_config)
     options = {"ssh_options": {"-F": config}}
     login = ["ssh", "-F", config, "host1", f"{sys.executable} -c 'import farcall'"]
     log_in = partial(subprocess.run, login, check=True, stdin=subprocess.DEVNULL)
-    one, tunnelled, three, local, command = interleave(
+    one, tunnelled, six, local, command = interleave(
         rounds,
         partial(start, ["host1"], options),
         partial(start, ["host1"], options | {"tunnel": True}),
-        partial(start, ["host1", "host2", "host3"], options),
+        partial(start, [("host1", 2), ("host2", 2), ("host3", 2)], options),
         lambda: start(1, {}),  # type: ignore[arg-type]
         partial(seconds, log_in),
     )
@@ -55,7 +59,7 @@ def measure_starts(rounds: int, config: str) -> Iterator[Row]:
     yield Row("addprocs(1)", duration(local))
     yield at_most("addprocs(['host1']) / both of these", one, command + local, 1.5)
     yield at_most("addprocs(['host1'], tunnel=True) / both of these", tunnelled, command + local, 1.5)
-    yield Row("addprocs(['host1', 'host2', 'host3'])", duration(three))
+    yield Row("addprocs([('host1', 2), ('host2', 2), ('host3', 2)])", duration(six))
 
 
 def between_workers(pid: int, other: int, count: int) -> float:
@@ -63,24 +67,39 @@ def between_workers(pid: int, other: int, count: int) -> float:
     return fc.remotecall_fetch(pid, mean_time, partial(fc.remotecall_fetch, other, noop), count)
 
 
-def measure_calls(rounds: int, config: str) -> Iterator[Row]:
-    """Yield what calls take, straight to the hosts and through SSH."""
-    options = {"ssh_options": {"-F": config}}
-    direct = fc.addprocs(["host1", "host2"], **options)
-    tunnel = fc.addprocs(["host1", "host2"], tunnel=True, **options)
-    data = bytes(_LARGE)
-    calls = [partial(mean_time, partial(fc.remotecall_fetch, pid, noop), 200) for pid in (direct[0], tunnel[0])]
-    pairs = [partial(between_workers, *pids, 200) for pids in (direct, tunnel)]
-    loads = [partial(seconds, partial(fc.remotecall_fetch, pid, len, data)) for pid in (direct[0], tunnel[0])]
-    straight, through = interleave(rounds, *calls)
-    yield Row("call and answer", duration(straight))
-    yield at_most("call and answer through a tunnel / straight", through, straight)
-    straight, through = interleave(rounds, *pairs)
-    yield Row("call and answer between workers of two hosts", duration(straight))
-    yield at_most("the same through two tunnels and the master / straight", through, straight)
-    straight, through = interleave(rounds, *loads)
-    yield bandwidth("20 MB to a worker through a tunnel / straight", _LARGE, through, straight)
-    fc.rmprocs(direct, tunnel)
+def measure_calls(rounds: int, hosts: Hosts) -> Iterator[Row]:
+    """Yield what calls take, straight to the hosts and through SSH; the first host has a core to itself."""
+    options = {"ssh_options": {"-F": str(hosts.ssh_config)}}
+    with (
+        fc.addprocs([("host1", 2), "host2"], **options) as direct,
+        fc.addprocs(["host1", "host2"], tunnel=True, **options) as tunnel,
+        echo_on(hosts[0], MESSAGE) as echo,
+    ):
+        names = {pid: fc.remotecall_fetch(pid, socket.gethostname) for pid in direct}
+        here, beside, there = sorted(direct, key=names.__getitem__)
+        actions = {
+            "over TLS": partial(fc.remotecall_fetch, here, noop),
+            "through a tunnel": partial(fc.remotecall_fetch, tunnel[0], noop),
+        }
+        times = [partial(mean_time, action, 200) for action in actions.values()]
+        between = {
+            "between two workers of one host": (here, beside),
+            "between workers of two hosts": (here, there),
+            "between workers of two hosts, through tunnels and the master": tuple(tunnel),
+        }
+        times += [partial(between_workers, *pids, 200) for pids in between.values()]
+        for measured in times:
+            measured()
+        first, *_, last = sorted(os.sched_getaffinity(0)) * 2
+        places = [(process, {last if host is hosts[0] else first}) for host in hosts for process in host.processes()]
+        with placed((os.getpid(), {first}), *places):
+            raw, *taken = interleave(rounds, lambda: mean_time(echo, 1000), *times)
+        for what, one in zip([*actions, *between], taken, strict=True):
+            yield at_most(f"call {what}, over a raw TCP echo", one, raw)
+        data = bytes(_LARGE)
+        loads = [partial(seconds, partial(fc.remotecall_fetch, pid, len, data)) for pid in (here, tunnel[0])]
+        straight, through = interleave(rounds, *loads)
+        yield bandwidth("20 MB to a worker through a tunnel / straight", _LARGE, through, straight)
 
 
 if __name__ == "__main__":
@@ -90,5 +109,4 @@ if __name__ == "__main__":
     if lacking := missing():
         sys.exit(f"the hosts need {lacking}")
     with Hosts(3) as hosts:
-        config = str(hosts.ssh_config)
-        run(row for measure in (measure_starts, measure_calls) for row in measure(rounds, config))
+        run(row for measure in (measure_starts, measure_calls) for row in measure(rounds, hosts))

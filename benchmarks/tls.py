@@ -99,7 +99,8 @@ def _be_worker(listener: Listener) -> None:
     from farcall._transport.sockets import dial
 
     node = Node(0, _TOKEN, read_config(), dial=dial, listeners=[listener], leads_on_main=True)
-    serve(node, os.dup(1), 60.0)
+    print(listener.address, flush=True)
+    serve(node, 60.0)
 
 
 def _serve(receive_into: Callable[[memoryview], int], send: Callable[[bytes], object]) -> None:
@@ -238,7 +239,7 @@ def measure_calls(rounds: int, paths: list[str]) -> Iterator[Row]:
         processes = []
         for pid, kind in ((2, "node_tls"), (3, "node_tcp")):
             process, address = stack.enter_context(peer(kind, paths))
-            node.peers.add(node.connect(address, pid))
+            node.peers.add(node.connections.connect(address, pid))
             processes.append(process)
         cpus = sorted(os.sched_getaffinity(0))
         places = (os.getpid(), {cpus[0]}), *[(process, {cpus[-1]}) for process in processes]
