@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-clusters test-others check bench bench-micro fix clean
+.PHONY: demo test test-clusters test-others check bench bench-speedup bench-micro fix clean
 
 demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
@@ -24,11 +24,16 @@ check: .venv/test
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-bench: .venv/demo
+bench: .venv/bench
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/timed.py
 	$(BIN)/python benchmarks/tls.py
+	$(BIN)/python benchmarks/clusters.py
+
+# As root: twenty workers on ten hosts, in a quarter of an hour or more.
+bench-speedup: .venv/demo
+	$(BIN)/python benchmarks/speedup.py
 
 bench-micro: .venv/demo
 	cd benchmarks && ../$(BIN)/python -m micro
@@ -42,6 +47,10 @@ fix: .venv/test
 
 .venv/demo: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[all]'
+	touch $@
+
+.venv/bench: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
 .venv/test: .venv/bin/python pyproject.toml
