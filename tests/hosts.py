@@ -24,6 +24,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -447,6 +448,7 @@ class Hosts:
         try:
             self._hosts.append(host)
             self._write_names()
+            assert until(lambda: _is_reachable(host.address), 20), f"{host} does not answer"
             yield host
         finally:
             host.namespaces.close()
@@ -489,6 +491,17 @@ class Hosts:
 
 def _ip(arguments: str) -> None:
     subprocess.run(["ip", *arguments.split()], check=True)
+
+
+def _is_reachable(address: str) -> bool:
+    """Whether this machine knows which interface has an address; ask for it.
+
+    A busy kernel may open the port of a new host on the switch only seconds later.
+    """
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_packet:
+        any_packet.sendto(b"", (address, 9))
+    seen = subprocess.run(["ip", "neighbour", "show", "to", address], capture_output=True, text=True, check=True)
+    return "lladdr" in seen.stdout
 
 
 def _make_key(path: Path) -> None:
