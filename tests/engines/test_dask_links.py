@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import dask
 import pytest
 from certificates import Authority
 from dask_cluster import DaskCluster
@@ -50,10 +51,15 @@ def test_links_are_as_dasks_own(any_dask):
 
 
 def test_the_address_of_a_secured_cluster_takes_its_certificates(secured):
-    """An address alone is not enough, and the error says what is; with Dask's Security it works."""
+    """An address alone is not enough, and the error says what is: Dask's Security, or Dask's settings."""
     with pytest.raises(fc.LaunchError, match=r"secured by TLS: give Dask\(address, security="):
         fc.addprocs(secured.address)
     with fc.addprocs(fc.engines.Dask(secured.address, security=secured.security)) as pids:
+        assert [fc.remotecall_fetch(pid, fc.myid) for pid in pids] == pids
+    ca, own, key = certificate_of(secured)
+    tls = "distributed.comm.tls"
+    settings = {f"{tls}.ca-file": ca, f"{tls}.client.cert": own, f"{tls}.client.key": key}
+    with dask.config.set(settings), fc.addprocs(secured.address) as pids:
         assert [fc.remotecall_fetch(pid, fc.myid) for pid in pids] == pids
 
 

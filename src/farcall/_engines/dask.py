@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import dask
 from distributed import Client, SchedulerPlugin, Security, WorkerPlugin
 from distributed.comm import get_address_host, get_address_host_port  # type: ignore[attr-defined]
 
@@ -50,7 +51,7 @@ class Dask(Engine):
     ``cluster`` is the address of its scheduler, a ``distributed.Client`` or a ``Cluster``; ``security`` a
     ``distributed.Security`` for an address, if the cluster has one. farcall must be installed where the workers run.
     Our links to them need our cluster's token, which Dask carries. Where Dask's own are encrypted ours are too, with
-    the same certificates, which each side checks.
+    the same certificates, which each side checks. Those that Dask's settings name need not be given.
     """
 
     is_elastic = True
@@ -132,6 +133,8 @@ class Dask(Engine):
         if self._client is not None:
             raise LaunchError(f"{self!r} has brought its workers already: make another")
         address = self._address()
+        if self._security is None and address.startswith("tls:") and dask.config.get("distributed.comm.tls.ca-file"):
+            self._security = Security()  # what the settings name
         if address.startswith("tls:") and not isinstance(self._security, Security):
             how = "Dask(address, security=distributed.Security(tls_ca_file=..., ...)), or a Client that is connected"
             raise LaunchError(f"{address} is secured by TLS: give {how}")
