@@ -37,7 +37,7 @@ _NOT_MASTER = "only process 1 can add and remove workers"
 
 
 class Procs(list[ProcessId]):
-    """The ids of workers, and a ``with`` block that removes them at its end.
+    """The ids of processes, and a ``with`` block that removes them at its end. A notebook shows how they are.
 
     Of a cluster whose workers come and go, those go too that have come since, and no more come.
     """
@@ -49,6 +49,13 @@ class Procs(list[ProcessId]):
 
     def __enter__(self) -> "Procs":
         return self
+
+    def _repr_html_(self) -> str | None:
+        """Return how these processes are, a table for a notebook. Waits half a second at most for their answers."""
+        from ._remote.tables import show_processes  # only notebooks need it
+
+        node = find_node()
+        return None if node is None else show_processes(node, self)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -71,7 +78,7 @@ class Cluster:
         self.token = secrets.token_bytes(32)
         self._dial = Dialler()
         self.node = Node(1, self.token, read_config(), dial=self._dial)
-        self.mirror = Mirror()
+        self.mirror = Mirror(lambda cell: self.node.cells.enter(cell))
         self.node.on_output = self.mirror.put
         self.node.on_exit = self._exited
         self._records = threading.Lock()  # guards the two tables of ends below
@@ -439,19 +446,19 @@ def rmprocs(*pids: ProcessId | Iterable[ProcessId], waitfor: float | None = None
     return cluster.remove(leaving, waitfor)
 
 
-def procs(pid: ProcessId | None = None) -> list[ProcessId]:
+def procs(pid: ProcessId | None = None) -> Procs:
     """Return the ids of all processes, or of those on the same host as one. Julia: the same name."""
     node = find_node()
     if node is None:
         if pid not in (None, 1):
             raise ValueError(f"there is no process {pid!r} in this cluster; procs() lists them: [1]")
-        return [1]
-    return node.peers.pids() if pid is None else node.peers.on_host_of(pid)
+        return Procs([1])
+    return Procs(node.peers.pids() if pid is None else node.peers.on_host_of(pid))
 
 
-def workers() -> list[ProcessId]:
+def workers() -> Procs:
     """Return the ids of the workers; ``[1]`` when the master is alone, so that programs run unchanged serially."""
-    return [pid for pid in procs() if pid != 1] or [1]
+    return Procs([pid for pid in procs() if pid != 1] or [1])
 
 
 def nprocs() -> int:

@@ -45,6 +45,8 @@ class Callee:
         """Run a call of a peer and answer it. Any thread; never raises."""
         token = current_call.set(call)
         call.main = on_main_thread()
+        if call.cell:
+            self._node.cells.enter(call.cell)
         if call.watch is not None:
             call.watch.take_up()
         started = _clock()
@@ -101,6 +103,8 @@ class Callee:
     ) -> None:
         """Run a call that this process makes to itself."""
         token = current_call.set(call)
+        if call.cell:
+            self._node.cells.enter(call.cell)
         finish = target.finish
         if call.watch is not None:
             call.watch.take_up()

@@ -111,6 +111,7 @@ class Call:
         "after",
         "begun",
         "cancelled",
+        "cell",
         "children",
         "delivered",
         "link",
@@ -145,6 +146,7 @@ class Call:
         self.successors: list[Parker] = []  # threads of calls that must not begin before this one
         self.children: list[tuple[Any, CallId]] = []  # calls it made without waiting: their links and numbers
         self.watch: Stopwatch | None = None  # of a call that a ``timed`` block counts
+        self.cell = 0  # of the notebook, that caused it
 
     @property
     def is_due(self) -> bool:

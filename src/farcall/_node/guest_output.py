@@ -5,6 +5,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from .._errors import ProcessExited
+from .cells import cell_of_call
 from .current import current_call
 from .prompt import Asker, notify
 
@@ -42,7 +43,7 @@ class Output:
 
     def _send(self, stream: str, text: str) -> None:
         try:
-            notify(self._node, 1, show, stream, text)
+            notify(self._node, 1, show, stream, text, cell_of_call())
         except (ProcessExited, OSError, LookupError, ValueError):
             pass  # nobody is left to read it
 
@@ -99,6 +100,6 @@ def take_output(node: "Node") -> Output:
     return output
 
 
-def show(node: "Node", asker: Asker, stream: str, text: str) -> None:
+def show(node: "Node", asker: Asker, stream: str, text: str, cell: int) -> None:
     """Print lines of a guest; an operation on the master."""
-    node.on_output(asker.pid, stream, text)
+    node.on_output(asker.pid, stream, text, cell)

@@ -29,6 +29,8 @@ def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     call = Call(node, link, frame.call, frame.flags & messages.WANTS)
     if frame.flags & messages.TIMED:
         call.watch = Stopwatch()
+    if frame.flags & messages.CELL:
+        node.cells.take(call, frame.body)
     link.running[frame.call] = call
     before, link.last_call = link.last_call, call
     if before is not None and not before.begun:

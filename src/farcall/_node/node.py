@@ -29,11 +29,13 @@ from .._wire.messages import VALUE, WANT_NOTHING, WANT_VALUE
 from .._wire.pickles import Payload
 from .answers import decode_error
 from .callee import Callee
+from .cells import Cells
 from .connections import GRACE, Connections, Dial
 from .current import current_call, running_call, shielded
 from .executor import Call, ThreadPool, at_home
 from .handlers import HANDLERS
 from .link import Link
+from .load import Load
 from .machine_code import Library
 from .metering import TimedCall, count_message, current_meter, run_metered
 from .modules import Modules
@@ -74,7 +76,7 @@ class Node:
         self.main: dict[str, Any] | None = None  # the globals of ``__main__`` in a guest
         self.landlord: Any = None  # of a guest: whose process this is, such as a worker of Dask
         self.leave: Callable[[], None] = self.close  # what the master's goodbye does
-        self.on_output: Callable[[ProcessId, str, str], None] = lambda pid, stream, text: None  # of guests
+        self.on_output: Callable[[ProcessId, str, str, int], None] = lambda pid, stream, text, cell: None  # of guests
         self.members_changed = threading.Condition()
         self.observers: weakref.WeakSet[Any] = weakref.WeakSet()  # told by ``changed``
         self.on_exit: Callable[[ProcessId, str], None] = lambda pid, reason: None
@@ -85,6 +87,8 @@ class Node:
         self.references = References(self)
         self.callee = Callee(self)
         self.library = Library(self)
+        self.cells = Cells()
+        self.load = Load()
         self.sources = Sources(self)  # the master's
         self.modules = Modules(self)  # a worker's
         self._numbers = itertools.count(1)
@@ -129,6 +133,7 @@ class Node:
         if pid == self.pid:
             call = self.own_calls[number] = Call(self, None, number, want)
             call.watch = timed.stay() if timed is not None else None
+            call.cell = self.cells.current()
             self.pool.run(self.callee.execute_here, call, target, function, args, kwargs)
             return None, number
         link = self.links.get(pid) or self.connections.link_to(pid)
@@ -144,6 +149,8 @@ class Node:
             payload = pickles.encode((args, kwargs))
         else:
             payload = pickles.encode_arguments(args)
+        if self.cells.are_used:
+            flags, payload = self.cells.mark(flags, payload)
         if want & messages.WANTS != WANT_NOTHING:
             link.pending[number] = target
         if timed is not None:

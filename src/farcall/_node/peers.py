@@ -52,6 +52,11 @@ class Peers:
             raise ProcessExited(pid, self._exited[pid])
         raise ValueError(f"there is no process {pid!r} in this cluster; procs() lists them: {self.pids()}")
 
+    def host(self, pid: ProcessId | None) -> str:
+        """Return the host of a member, nothing of one that has left."""
+        peer = self._members.get(pid) if pid is not None else None
+        return peer.host if peer is not None else ""
+
     def reason(self, pid: ProcessId) -> str | None:
         """Return why a process left; None if it has not."""
         return self._exited.get(pid)

@@ -37,6 +37,7 @@ def main() -> None:
     os.close(null)
     node = make_node(told)
     node.on_exit = _leave_with_master
+    node.cells.enter = _enter_cell
     os.write(ready, f"{node.connections.address}\n".encode())
     os.close(ready)
     status = serve(node, told["timeout"])
@@ -79,6 +80,12 @@ def serve(node: Node, timeout: float) -> int:
 def leave() -> None:
     """Leave the cluster; called by the master. A process that is a worker only ends when its main thread is free."""
     current_node().leave()
+
+
+def _enter_cell(cell: int) -> None:
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if isinstance(stream, LineStream):
+            stream.enter(cell)
 
 
 def say_last_words() -> None:

@@ -1,7 +1,10 @@
 """How far a map has come, shown by tqdm or by anything like it."""
 
+import contextlib
 import sys
 import threading
+import time
+import warnings
 from typing import Any
 
 _DELAY = 1.0  # seconds; a map that is done by then shows nothing unless it was asked to
@@ -11,17 +14,20 @@ _MANY = 100_000  # items; from there on a bar says 250k
 class Progress:
     """A bar, or nothing.
 
-    ``wanted`` None shows a bar where somebody may be looking and tqdm is installed, True everywhere, False nowhere.
-    Anything else is a bar of the caller's, whose ``update(n)`` is called and which the caller closes, or what makes
-    one, called with ``total=``, such as ``tqdm.rich.tqdm``.
+    ``wanted`` None shows a bar where somebody may be looking and tqdm is installed, if there is time to look; True
+    shows one always, False never. Anything else is a bar of the caller's, whose ``update(n)`` is called and which the
+    caller closes, or what makes one, called with ``total=``, such as ``tqdm.rich.tqdm``.
     """
 
     def __init__(self, wanted: Any, total: int | None, name: str) -> None:
         self._bar: Any = None
         self._ours = True
+        self._done = 0
         self._failures = 0
-        if wanted is True or (wanted is None and is_somebody_looking()):
-            self._bar = _open_bar(total, name, wanted is True)
+        self._began = time.monotonic()
+        self._later = (total, name) if wanted is None and is_somebody_looking() else None
+        if wanted is True:
+            self._bar = _open_bar(total, name)
         elif wanted is not None and wanted is not False:
             self._ours = not hasattr(wanted, "update") or isinstance(wanted, type)
             self._bar = wanted(total=total) if self._ours else wanted
@@ -31,6 +37,10 @@ class Progress:
 
     def advance(self, count: int, failures: int) -> None:
         """So many items more are done, and so many have failed in all."""
+        self._done += count
+        if self._later is not None and time.monotonic() - self._began > _DELAY:
+            self._open_late(*self._later)
+            self._later, count = None, self._done
         if self._bar is None or (not count and failures == self._failures):
             return
         if failures != self._failures:
@@ -43,7 +53,13 @@ class Progress:
         """Leave the bar as it is."""
         if self._bar is not None and self._ours:
             self._bar.close()
-        self._bar = None
+        self._bar = self._later = None
+
+    def _open_late(self, total: int | None, name: str) -> None:
+        """Open the bar that is worth its time now, as if it had been there from the beginning."""
+        with contextlib.suppress(ImportError):
+            self._bar = _open_bar(total, name)
+            self._bar.start_t -= time.monotonic() - self._began
 
 
 def is_somebody_looking() -> bool:
@@ -55,13 +71,12 @@ def is_somebody_looking() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _open_bar(total: int | None, name: str, required: bool) -> Any:
+def _open_bar(total: int | None, name: str) -> Any:
     try:
-        from tqdm.auto import tqdm
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a bar of text, and no lecture
+            from tqdm.auto import tqdm
     except ImportError:
-        if required:
-            raise ImportError("progress=True draws with tqdm: pip install 'farcall[progress]'") from None
-        return None
-    delay = 0.0 if required else _DELAY
+        raise ImportError("progress=True draws with tqdm: pip install 'farcall[progress]'") from None
     scale = total is None or total >= _MANY
-    return tqdm(total=total, desc=name, unit="item", unit_scale=scale, delay=delay, dynamic_ncols=True)
+    return tqdm(total=total, desc=name, unit="item", unit_scale=scale, dynamic_ncols=True)

@@ -71,7 +71,8 @@ def spawnat(where: Where, f: Callable[P, R], /, *args: P.args, **kwargs: P.kwarg
     place = locate(where)
     if isinstance(place, Place):
         future = Future(node)
-        place.place(future, counted_from_now(lambda pid: _begin(node, pid, future, f, args, kwargs)))
+        begin = counted_from_now(lambda pid: _begin(node, pid, future, f, args, kwargs))
+        place.place(future, node.cells.kept(begin))
         return future
     future = Future(node, place)
     _begin(node, place, future, f, args, kwargs)
@@ -108,7 +109,7 @@ def remote_do(where: Where, f: Callable[P, object], /, *args: P.args, **kwargs: 
             node.tell(pid, f, *args, **kwargs)
             sent.finish(None, None)
 
-        place.place(sent, counted_from_now(begin))
+        place.place(sent, node.cells.kept(counted_from_now(begin)))
         return
     node.tell(place, f, *args, **kwargs)
 

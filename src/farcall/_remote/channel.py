@@ -163,6 +163,18 @@ class RemoteChannel(Generic[T]):
             return f"<RemoteChannel on {self.where}: {self._capacity}{kind}, {error}>"
         return f"<RemoteChannel on {self.where}: {count}/{self._capacity}{kind}, {'open' if is_open else 'closed'}>"
 
+    def _repr_html_(self) -> str | None:
+        """Return a table for a notebook; None, so that it shows the line, if the owner does not answer."""
+        from .tables import show_channel  # only notebooks need it
+
+        try:
+            count, _, is_open = self._account.ask(keeper.status, timeout=_GLANCE)
+        except Exception:
+            return None
+        state = "open" if is_open else "closed"
+        host = self._hold.node.peers.host(self.where)
+        return show_channel((self.where, host), state, _name(self._type), count, self._capacity)
+
     def __reduce__(self) -> Any:
         hold = self._hold
         index = pickles.attach_reference(hold.owner, hold.creator, hold.number)

@@ -223,12 +223,32 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         return asyncio.wrap_future(self).__await__()
 
     def __repr__(self) -> str:
-        states = {CANCELLED_AND_NOTIFIED: "cancelled", PENDING: "pending", RUNNING: "pending"}
-        state = states.get(self._state) or ("failed" if self._is_failed() else "ready")
         place = "waiting for a worker" if self._where is None else f"on worker {self._where}"
-        return f"<Future {place}: {state}>" if self._where != 1 else f"<Future on the master: {state}>"
+        return (
+            f"<Future {place}: {self._status()}>" if self._where != 1 else f"<Future on the master: {self._status()}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a table for a notebook. Does not ask the owner, and does not open what has come from there."""
+        from .tables import show_future  # only notebooks need it
+
+        return show_future(self._where, self._node.peers.host(self._where), self._status(), self._glance())
 
     # Inside
+
+    def _status(self) -> str:
+        states = {CANCELLED_AND_NOTIFIED: "cancelled", PENDING: "pending", RUNNING: "pending"}
+        return states.get(self._state) or ("failed" if self._is_failed() else "ready")
+
+    def _glance(self) -> str:
+        """Return what can be said of the outcome without asking for it."""
+        if self._frame is not None:
+            return {STORED: "stays there until it is fetched", ERROR: "fetch it to see why"}.get(
+                self._frame.target, "is here, to be fetched"
+            )
+        if self._exception is not None:
+            return f"{type(self._exception).__name__}: {self._exception}"
+        return repr(self._result) if self._status() == "ready" else ""
 
     def _is_failed(self) -> bool:
         if self._frame is not None:

@@ -31,6 +31,7 @@ MAPPED = 1 << 20  # from here on buffers are fresh mappings, which need not be z
 MAXIMUM_ATTACHMENTS = 1 << 16
 
 Attachment = tuple[int, int, int, int]
+Body = bytes | bytearray | mmap.mmap | memoryview
 
 
 class Frame(NamedTuple):
@@ -40,7 +41,7 @@ class Frame(NamedTuple):
     flags: int
     target: int
     call: int
-    body: bytes | bytearray | mmap.mmap | memoryview
+    body: Body
     attachments: tuple[Attachment, ...] = ()
     buffers: tuple[bytearray | mmap.mmap, ...] = ()
 

@@ -6,6 +6,7 @@ caller's pid the name of the value that the call makes (RefId). Messages of one 
 CALL     target = number of the function, flags = what is wanted back; body = pickle of ``args``, or of
          ``(args, kwargs)`` with KEYWORDS. PROMPT: run it where it is read, in the order of the messages.
          TIMED: the answer's body ends with four durations, of which ``_node.metering`` has the meaning.
+         CELL: the body ends with the number of the cell of a notebook that caused it.
 RESULT   target = VALUE, ERROR or STORED (the value stays with its owner until it is fetched).
 DEFINE   target = number of a function, body = its pickle; FRESH: unpickle it again for every call, because
          it carries state that a call may change.
@@ -20,7 +21,7 @@ RELEASE  body = numbers of shared segments that the sender no longer maps.
 
 from struct import Struct
 
-from .frames import encode_small
+from .frames import Body, encode_small
 
 CALL, RESULT, DEFINE, FORGET, CANCEL, HOLD, RELEASE = range(1, 8)
 
@@ -29,12 +30,14 @@ WANTS = 3  # mask
 KEYWORDS = 4
 PROMPT = 8
 TIMED = 16
+CELL = 32
 FRESH = 1
 
 VALUE, ERROR, STORED = 0, 1, 2
 
 HOLDING = Struct("<QQQq")
 SEGMENT = Struct("<Q")
+_CELL = Struct("<Q")
 
 
 def encode_forget(number: int) -> bytes:
@@ -50,6 +53,17 @@ def encode_changed(number: int, modules: list[str]) -> bytes:
 def decode_changed(body: bytes) -> list[str]:
     """Return the names of the modules."""
     return body.decode().split("\n")
+
+
+def encode_cell(cell: int) -> bytes:
+    """Return what a call ends with that a cell of a notebook has caused."""
+    return _CELL.pack(cell)
+
+
+def decode_cell(body: Body) -> int:
+    """Return the cell that a call ends with."""
+    cell: int = _CELL.unpack_from(body, len(body) - _CELL.size)[0]
+    return cell
 
 
 def encode_cancel(call: int) -> bytes:
