@@ -144,6 +144,8 @@ class Cluster:
                 peer = replace(peer, address=worker.inner_address)
             others = node.peers.members()
             self._engines[pid] = engine, worker
+            if worker.news_takes:
+                node.news_takes[pid] = worker.news_takes
             with self._records:
                 self._pids[id(worker)] = pid
                 early = self._early.pop(id(worker), None)

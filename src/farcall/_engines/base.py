@@ -28,6 +28,7 @@ class Launched:
 
     The master dials ``address``, which may be several with blanks between, and presents ``certificate`` there; the
     other workers dial ``inner_address``, if that is another. Equal only to itself: ``key`` is the engine's own handle.
+    Why it ended is known some seconds after its connection ended, at most ``news_takes``.
     """
 
     address: str
@@ -36,6 +37,7 @@ class Launched:
     inner_address: str | None = None
     certificate: Certificate | None = field(default=None, repr=False)
     host: str = ""  # as the user calls it, for messages
+    news_takes: float = 0.0
 
 
 class Engine(ABC):

@@ -19,7 +19,12 @@ def make_certificate(token: bytes) -> Certificate:
     key = Ed25519PrivateKey.from_private_bytes(hmac.digest(token, b"the key of the certificate", "sha256"))
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "farcall")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), 1, _BEGIN, _END)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    for extension in (  # those that the strict checks of Python 3.13 want of a CA
+        x509.BasicConstraints(ca=True, path_length=0),
+        x509.KeyUsage(True, False, False, False, False, True, False, False, False),  # signs messages and certificates
+    ):
+        builder = builder.add_extension(extension, critical=True)
+    builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     certificate = builder.sign(key, None).public_bytes(serialization.Encoding.PEM).decode()
     pem = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     return certificate, certificate, key.private_bytes(*pem).decode()

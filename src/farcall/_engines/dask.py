@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import dask
@@ -51,13 +51,15 @@ class Dask(Engine):
     ``cluster`` is the address of its scheduler, a ``distributed.Client`` or a ``Cluster``; ``security`` a
     ``distributed.Security`` for an address, if the cluster has one. farcall must be installed where the workers run.
     Our links to them need our cluster's token, which Dask carries. Where Dask's own are encrypted ours are too, with
-    the same certificates, which each side checks. Those that Dask's settings name need not be given.
+    the same certificates, which each side checks. Those that Dask's settings name need not be given. Our processes
+    listen at the address of the Dask worker, and there on the addresses of ``listen`` too.
     """
 
     is_elastic = True
 
-    def __init__(self, cluster: Any, *, security: Any = None) -> None:
+    def __init__(self, cluster: Any, *, security: Any = None, listen: Sequence[str] = ()) -> None:
         self._cluster = cluster
+        self._listen = tuple(listen)
         self._security = security if security is not None else getattr(cluster, "security", None)
         self._session = f"farcall-{secrets.token_hex(8)}"
         self._client: Any = None
@@ -154,7 +156,7 @@ class Dask(Engine):
             self._awaited.update(dict.fromkeys(present, arrivals))
             threading.Thread(target=self._tend, name="farcall-dask", daemon=True).start()
             client.register_plugin(Janitor(self._session, client.id), name=self._session)
-            plugin = Host(self._session, offer.token, offer.timeout)
+            plugin = Host(self._session, offer.token, offer.timeout, self._listen)
             client.register_plugin(plugin, name=self._session)
             return len(present)
         except Exception as error:
@@ -227,8 +229,9 @@ class Dask(Engine):
 class Host(WorkerPlugin):
     """Dask's plugin for workers: a node in each, as long as the plugin is registered. Any number of sessions."""
 
-    def __init__(self, session: str, token: bytes, timeout: float) -> None:
+    def __init__(self, session: str, token: bytes, timeout: float, listen: Sequence[str]) -> None:
         self.session = session
+        self._listen = listen
         self._token = token
         self._timeout = timeout
         self._guest: Any = None
@@ -239,7 +242,8 @@ class Host(WorkerPlugin):
             guests = importlib.import_module(_GUEST)
             scheme, _, _ = worker.address.partition(":")
             certificate = _find_certificate(worker.security, "worker") if scheme == "tls" else None
-            listen = () if scheme == "inproc" else (f"{scheme}:{_bracket(get_address_host(worker.address))}:0",)
+            hosts = () if scheme == "inproc" else (get_address_host(worker.address), *self._listen)
+            listen = [f"{scheme}:{_bracket(each)}:0" for each in hosts]
 
             def on_end(reason: str) -> None:
                 with contextlib.suppress(Exception):  # the worker is closing

@@ -130,7 +130,8 @@ class Connections:
     def _await_exit(self, pid: ProcessId) -> None:
         """Give the news of an exit a moment to arrive."""
         with self._node.members_changed:
-            self._node.members_changed.wait_for(lambda: self._node.peers.reason(pid) is not None, GRACE)
+            patience = self._node.patience(pid)
+            self._node.members_changed.wait_for(lambda: self._node.peers.reason(pid) is not None, patience)
 
     # Being dialled
 

@@ -93,6 +93,7 @@ class Node:
         self.modules = Modules(self)  # a worker's
         self._numbers = itertools.count(1)
         self._exits: dict[ProcessId, _Exit] = {}  # under way
+        self.news_takes: dict[ProcessId, float] = {}  # seconds, of whose end an engine hears late
         hooks = Hooks(self._handle, self._lost, self.connections.accept, self._tick)
         self.reader = Reader(config, self.pool, hooks, leads_on_main=leads_on_main)
         self.peers.add(self.describe())
@@ -320,6 +321,10 @@ class Node:
         """A process has ended, says whoever watches it. Its last messages may still be in its connection."""
         self._leave(pid, reason=reason)
 
+    def patience(self, pid: ProcessId) -> float:
+        """Return how many seconds the news of the end of a process may come after that of its connection."""
+        return GRACE + self.news_takes.get(pid, 0.0)
+
     def observe(self, observer: Any) -> None:
         """Have ``on_members_changed`` of an object called whenever ``changed`` is, as long as it lives."""
         with self.members_changed:
@@ -329,7 +334,8 @@ class Node:
         with self._lock:
             if self.peers.reason(pid) is not None or self.closed:
                 return
-            leaving = self._exits.setdefault(pid, _Exit(time.monotonic() + GRACE))
+            patience = GRACE if reason else self.patience(pid)
+            leaving = self._exits.setdefault(pid, _Exit(time.monotonic() + patience))
             leaving.reason = leaving.reason or reason
             leaving.connection_ended |= connection_ended or pid not in self.links
             complete = leaving.reason is not None and leaving.connection_ended
@@ -346,6 +352,7 @@ class Node:
                 return
             reason = leaving.reason or "the connection to it broke"
             self.peers.remove(pid, reason)
+        self.news_takes.pop(pid, None)
         self.references.lose(pid)
         self.links.pop(pid, None)
         for each in [each for each in list(self.reader.links) if each.pid == pid]:
