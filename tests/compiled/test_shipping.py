@@ -322,32 +322,82 @@ def test_half_of_a_mutual_recursion(cluster):
     assert fc.remotecall_fetch(2, f, 4) is True
 
 
-def test_a_c_function_that_is_not_there_ends_no_process(cluster, monkeypatch):
-    """LLVM ends a process whose code lacks a symbol; so such code is refused before."""
+def provide(symbol):
+    """Let compiled code of this process find a C function that doubles its argument."""
     import ctypes
 
     from llvmlite import binding
 
     callback = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(lambda x: 2 * x)
-    binding.add_symbol("only_here", ctypes.cast(callback, ctypes.c_void_p).value)
+    binding.add_symbol(symbol, ctypes.cast(callback, ctypes.c_void_p).value)
+    sys.modules["__main__"].__dict__.setdefault("provided", []).append(callback)  # for good, as a library is
+
+
+def load(code, signature):
+    context = numba.core.registry.cpu_target.target_context
+    with private.compiling():
+        private.decode_specialisation(code, context, signature)
+
+
+def test_a_c_function_that_is_not_there_ends_no_process(cluster):
+    """LLVM and Numba end a process whose code lacks a symbol: code that comes is refused, what is compiled an error."""
+    provide("only_here")
     only_here = types.ExternalFunction("only_here", types.float64(types.float64))
 
     @njit
     def f(x):
         return only_here(x)
 
-    assert f(1.5) == 3.0
+    @njit
+    def g(x):
+        return f(x) + 1
+
+    assert g(1.5) == 4.0
     code = private.encode_specialisation(f.overloads[(types.float64,)])
-
-    def load(code, signature):
-        context = numba.core.registry.cpu_target.target_context
-        with private.compiling():
-            private.decode_specialisation(code, context, signature)
-
     with pytest.raises(private.Unshippable, match="it calls only_here, which is not in this process"):
         fc.remotecall_fetch(2, load, code, (types.float64,))
     with pytest.raises(private.Unshippable, match="it is for the types"):
         fc.remotecall_fetch(2, load, code, (types.float32,))
+    for each in (f, g, f):
+        with pytest.raises(ImportError, match=r"C function 'only_here' is not in .*fc\.everywhere") as caught:
+            fc.remotecall_fetch(2, each, 1.5)
+        assert caught.value.name == "only_here"
+    fc.remotecall_fetch(2, provide, "only_here")
+    with assert_compiles(0):
+        assert fc.remotecall_fetch(2, g, 1.5) == 4.0
+
+
+ADDRESS = """
+import ctypes
+from numba import types
+from numba.extending import intrinsic
+from llvmlite import ir
+
+ADDRESS = ctypes.cast(ctypes.CDLL(None).labs, ctypes.c_void_p).value
+
+@intrinsic
+def call_at(typing_context, address, x):
+    def generate(context, builder, signature, args):
+        function = ir.FunctionType(ir.IntType(64), [ir.IntType(64)])
+        return builder.call(builder.inttoptr(args[0], function.as_pointer()), [args[1]])
+    return types.int64(types.uintp, types.int64), generate
+"""
+
+
+def test_addresses_of_a_module_stay_where_they_are(cluster, tmp_path, monkeypatch, caplog):
+    """A number of a module that is an address here is another one there, so the function is compiled again."""
+    (tmp_path / "addresses_of_c.py").write_text(ADDRESS)
+    monkeypatch.syspath_prepend(tmp_path)
+    addresses = importlib.import_module("addresses_of_c")
+
+    @njit
+    def f(x):
+        return addresses.call_at(addresses.ADDRESS, x)
+
+    assert f(-3) == 3
+    with caplog.at_level(logging.INFO, "farcall"), assert_compiles(1):
+        assert fc.remotecall_fetch(2, f, -3) == 3
+    assert "a number in its code is an address of this process" in caplog.text
 
 
 def test_ufuncs_travel_as_source(cluster):

@@ -13,6 +13,8 @@ the name of a symbol. Three things differ from the file cache, because here the 
 - An Environment is rebuilt without importing the module of its function, which may exist elsewhere only.
 - Functions that call each other refer to one another through slots that are filled at run time; here also for code
   that was loaded.
+
+A number in the code may be an address: of a C function that a module has looked up, say. Such code stays where it is.
 """
 
 import copy
@@ -22,12 +24,15 @@ import hashlib
 import itertools
 import linecache
 import pickle
+import re
 import secrets
 import sys
 import threading
 import warnings
 import weakref
+from collections.abc import Iterable
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from ..uses import is_from_master
@@ -36,6 +41,7 @@ from .counting import when_imported
 FORMAT = 1  # of an exported specialisation
 _SLOT = ".numba.unresolved$"
 _SYMBOL_OF_ENVIRONMENT = "_ZN08NumbaEnv"
+_LARGE_NUMBER = re.compile(r"\b\d{12,15}\b")  # as large as addresses on Linux
 
 Target = tuple[str, ...]
 
@@ -186,6 +192,27 @@ def set_cache(dispatcher: Any, cache: Any) -> None:
     dispatcher._cache = cache
 
 
+def refuse_missing_symbols(dispatcher: Any) -> None:
+    """Have the compiler raise an ImportError where a C function is called that is not here: that ends a process."""
+    context = dispatcher.targetctx
+    declare = context.declare_external_function
+    if "declare_external_function" in vars(context):
+        return
+
+    def declare_what_is_here(module: Any, descriptor: Any) -> Any:
+        declared = declare(module, descriptor)
+        if _missing_symbols([declared.name], context):
+            load = "import ctypes; ctypes.CDLL('/path/library.so', ctypes.RTLD_GLOBAL)"
+            raise ImportError(
+                f"the C function {declared.name!r} is not in this process: load its library into all processes, as in "
+                f'fc.everywhere("{load}")',
+                name=declared.name,
+            )
+        return declared
+
+    context.declare_external_function = declare_what_is_here
+
+
 def types_of(signature: Any) -> tuple[Any, ...]:
     """Return the argument types of what a dispatcher passes to its cache."""
     from numba.core.sigutils import normalize_signature
@@ -210,6 +237,8 @@ def encode_specialisation(compiled: Any) -> bytes:
         raise Unshippable("the address of a large array, or of a C function, is part of its code")
     if any(not lifted.can_cache for lifted in compiled.lifted):
         raise Unshippable("a part of it is compiled only when it runs")
+    if _has_address(library._final_module):
+        raise Unshippable("a number in its code is an address of this process")
     names = [variable.name for variable in library._final_module.global_variables]
     environments = [_environment(name) for name in names if name.startswith(_SYMBOL_OF_ENVIRONMENT)]
     slots = [name[len(_SLOT) :] for name in names if name.startswith(_SLOT)]
@@ -221,6 +250,15 @@ def encode_specialisation(compiled: Any) -> bytes:
         return _dumps((parts, slots))
     except Exception as error:
         raise Unshippable(f"its types cannot be pickled: {error}") from error
+
+
+def _has_address(module: Any) -> bool:
+    """Whether a number in the code is an address here. By chance one may be: that costs a compilation there."""
+    numbers = {int(each) for each in _LARGE_NUMBER.findall(str(module))}
+    if not numbers:
+        return False
+    mapped = [line.split(maxsplit=1)[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    return any(int(first, 16) <= number < int(end, 16) for first, end in mapped for number in numbers)
 
 
 def _environment(name: str) -> Any:
@@ -312,23 +350,20 @@ def _check_symbols(library: Any, context: Any) -> None:
 
     _, _, (_, bitcode) = library
     module = parse_bitcode(bitcode)
-    if _missing_symbols(module, context):
+    values = [*module.functions, *module.global_variables]
+    needed = [each.name for each in values if each.is_declaration and not each.name.startswith("llvm.")]
+    if _missing_symbols(needed, context):
         context.refresh()  # Numba declares some when it is about to compile, which takes a while
-        missing = _missing_symbols(module, context)
+        missing = _missing_symbols(needed, context)
         if missing:
             raise Unshippable(f"it calls {', '.join(missing)}, which is not in this process")
 
 
-def _missing_symbols(module: Any, context: Any) -> list[str]:
+def _missing_symbols(names: Iterable[str], context: Any) -> list[str]:
     from llvmlite.binding import address_of_symbol
 
     engine = context.codegen()._engine
-    needed = [each.name for kind in (module.functions, module.global_variables) for each in kind if each.is_declaration]
-    return [
-        name
-        for name in needed
-        if not name.startswith("llvm.") and not engine.is_symbol_defined(name) and address_of_symbol(name) is None
-    ]
+    return [each for each in names if not engine.is_symbol_defined(each) and address_of_symbol(each) is None]
 
 
 def _provide_slot(symbol: str, context: Any) -> None:

@@ -79,6 +79,7 @@ class Specialisations:
         self._dispatcher: Callable[[], Any] = weakref.ref(dispatcher)
         self._inner = private.cache_of(dispatcher)  # Numba's file cache, or nothing
         self._wanted: dict[Any, Key] = {}  # what is being compiled now
+        private.refuse_missing_symbols(dispatcher)
 
     def __repr__(self) -> str:
         return f"<Specialisations of {self._dispatcher()}: {len(self.codes)}>"
