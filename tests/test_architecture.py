@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "testing": f"{LEAVES} _wire _transport _engines _node",
     "_cli": f"{VERBS} engines",
     "__main__": "_cli",
-    "__init__": f"{LEAVES} engines _remote _cluster _pool _pmap _timed _trace",
+    "__init__": f"{LEAVES} engines _remote _cluster _pool _pmap _timed _trace integrations",
 }
 
 # What the code does beyond the table of DESIGN.md, section 2. May only shrink.

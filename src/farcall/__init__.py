@@ -40,5 +40,6 @@ from ._timed import Timed as Timed
 from ._timed import timed as timed
 from ._trace import trace as trace
 from ._version import __version__ as __version__
+from .integrations import load_ipython_extension as load_ipython_extension
 
 _logging.getLogger("farcall").addHandler(_logging.NullHandler())

@@ -21,6 +21,7 @@ from .answers import encode_error, print_failure
 from .current import current_call
 from .executor import Call, Definition, EventLoop, Interrupt
 from .link import Link
+from .load import Load
 from .main_thread import on_main_thread
 from .metering import Stopwatch
 from .reader import take_ticket
@@ -38,6 +39,7 @@ class Callee:
 
     def __init__(self, node: "Node") -> None:
         self._node = node
+        self.load = Load()
         self._loop: EventLoop | None = None
         self._starting = threading.Lock()
 

@@ -26,7 +26,7 @@ class Load:
 def measure(node: "Node", asker: Asker) -> None:
     """Answer with the calls in flight here, the processors used, and the bytes of memory; an operation."""
     calls = sum(len(link.running) for link in list(node.reader.links)) + len(node.own_calls)
-    asker.finish((calls, node.load.processors(), _resident()), None)
+    asker.finish((calls, node.callee.load.processors(), _resident()), None)
 
 
 def _resident() -> int:

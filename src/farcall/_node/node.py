@@ -35,7 +35,6 @@ from .current import current_call, running_call, shielded
 from .executor import Call, ThreadPool, at_home
 from .handlers import HANDLERS
 from .link import Link
-from .load import Load
 from .machine_code import Library
 from .metering import TimedCall, count_message, current_meter, run_metered
 from .modules import Modules
@@ -88,7 +87,6 @@ class Node:
         self.callee = Callee(self)
         self.library = Library(self)
         self.cells = Cells()
-        self.load = Load()
         self.sources = Sources(self)  # the master's
         self.modules = Modules(self)  # a worker's
         self._numbers = itertools.count(1)
