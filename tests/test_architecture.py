@@ -59,10 +59,13 @@ SPEAKS_TO = {
     "cloudpickle": "_wire",
     "numba": "_wire.compiled",
     "llvmlite": "_wire.compiled",
+    "aiohttp": "_engines.kubernetes",
     "cryptography": "_engines.certificates",
     "dask": "_engines.dask",
     "distributed": "_engines.dask",
+    "kubernetes": "_engines.kubernetes.access",
     "mpi4py": "_engines.mpi",
+    "yaml": "_engines.kubernetes.manifests",
 }
 
 LONGEST_MODULE = 500

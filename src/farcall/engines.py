@@ -1,7 +1,7 @@
 """Engines: where workers come from. ``addprocs`` takes one; ``addprocs(2)`` makes a ``Local``.
 
-``Engine`` is the base of one's own, which ``Exits`` helps to write: see docs/engines.md. ``Dask``, ``MPI`` and ``SSH``
-are imported when asked for.
+``Engine`` is the base of one's own, which ``Exits`` helps to write: see docs/engines.md. ``Dask``, ``Kubernetes``,
+``MPI`` and ``SSH`` are imported when asked for.
 """
 
 from importlib import import_module
@@ -15,12 +15,14 @@ from ._engines.local import Local as Local
 
 if TYPE_CHECKING:
     from ._engines.dask import Dask as Dask
+    from ._engines.kubernetes import Kubernetes as Kubernetes
     from ._engines.mpi import MPI as MPI
     from ._engines.ssh import SSH as SSH
     from ._engines.ssh import read_machine_file as read_machine_file
 
 _LAZY = {  # by name: our module, and the extra that it needs, if any
     "Dask": "dask",
+    "Kubernetes": "kubernetes",
     "MPI": "mpi",
     "SSH": "ssh",
     "read_machine_file": "ssh",

@@ -40,6 +40,7 @@ _REASONS = {  # by what Dask's name for the cause begins with
     "client-restart": "Dask restarted it",
 }
 
+_ROLES = ("scheduler", "worker", "client")
 _LISTENING = ("listening", "", "")
 
 News = tuple[str, str, str]  # "here", "failed" or "gone"; Dask's address of the worker; that of the node, or why
@@ -282,6 +283,13 @@ class Janitor(SchedulerPlugin):
             await scheduler.unregister_worker_plugin(comm=None, name=self._session)
         with contextlib.suppress(Exception):
             await scheduler.unregister_scheduler_plugin(name=self._session)
+
+
+def make_security(certificate: Certificate) -> Security:
+    """Return what Dask takes to speak TLS, in any role, as somebody with this certificate."""
+    ca, own, key = certificate
+    roles = {f"tls_{role}_{what}": value for role in _ROLES for what, value in (("cert", own), ("key", key))}
+    return Security(tls_ca_file=ca, require_encryption=True, **roles)
 
 
 def _find_certificate(security: Any, role: str) -> Certificate:
