@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-clusters test-others check bench bench-speedup bench-micro fix clean
+.PHONY: demo test test-clusters test-others check bench bench-speedup bench-micro fix lock clean
 
 demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
@@ -41,6 +41,12 @@ bench-micro: .venv/demo
 fix: .venv/test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The versions in the image, for every Python at once; those that are there stay if they can.
+lock: .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --extra image \
+		--no-emit-package farcall --annotation-style line pyproject.toml --output-file deploy/docker/requirements.txt
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv || { $(PYTHON) -m pip install --user virtualenv && $(PYTHON) -m virtualenv .venv; }
