@@ -23,6 +23,7 @@ import cloudpickle
 from .._errors import SerializationError
 from .compiled.private import is_dispatcher
 from .compiled.shipping import reduce_dispatcher
+from .foreign import is_foreign, reduce_foreign
 from .uses import Uses, goes_by_value, is_constant_array, is_former, is_importable
 
 PROTOCOL = 5
@@ -255,6 +256,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented if obj.flags.writeable or obj.dtype.hasobject else _reduce_read_only(obj)
         if is_dispatcher(obj):
             return reduce_dispatcher(obj)
+        if is_foreign(obj):
+            reduced = reduce_foreign(obj)
+            return reduced if reduced is not NotImplemented else super().reducer_override(obj)
         if type(obj) is ModuleType:
             goes_by_value(obj.__name__)  # registers it, if so
         elif isinstance(obj, (type, FunctionType)):
