@@ -1,10 +1,11 @@
-"""The command ``farcall``: run, doctor, worker. Each is a module here, imported when it is asked for."""
+"""The command ``farcall``: run, deploy, doctor, worker. Each is a module here, imported when it is asked for."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from .._version import __version__
+from . import deploy
 
 _RUN_USAGE = """farcall run [-p N|auto] [--machine-file FILE [--tunnel]] [--threads T] script.py [argument ...]
        farcall run [the same options] -m module [argument ...]
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from .doctor import examine
 
         return examine()
+    if options.command == "deploy":
+        return deploy.run(options)
     if options.command == "worker":
         from .worker import serve
 
@@ -100,6 +103,7 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     run.add_argument(
         "--threads", type=_positive, metavar="T", help="threads that NumPy, Numba and their like use in each worker (1)"
     )
+    deploy.add_parsers(commands)
     commands.add_parser("doctor", help="check this machine", description=_DOCTOR, formatter_class=raw)
     worker = commands.add_parser("worker", help="be a worker", description=_WORKER, formatter_class=raw)
     worker.add_argument("ready", type=int, metavar="READY", help="open descriptor for the address, closed after it")

@@ -60,9 +60,10 @@ def _read_kubeconfig(context: str | None, namespace: str | None) -> Access:
     except ImportError as error:
         raise LaunchError(f"to read a kubeconfig takes more: pip install 'farcall[kubernetes]' ({error})") from None
     found = client.Configuration()
+    files = os.environ.get("KUBECONFIG")  # as it is now, not as it was at the import
     try:
-        contexts, current = config.list_kube_config_contexts()
-        config.load_kube_config(context=context, client_configuration=found)
+        contexts, current = config.list_kube_config_contexts(files)
+        config.load_kube_config(files, context=context, client_configuration=found)
     except (ConfigException, OSError) as error:
         how = "put one where kubectl looks for it, ~/.kube/config or what KUBECONFIG names: kubectl config view"
         known = f"; contexts there: {_list(contexts)}" if context is not None and "contexts" in locals() else ""

@@ -1,6 +1,5 @@
 """What of ours is in a namespace: it is applied, looked at, waited for, and deleted."""
 
-import base64
 import secrets
 import time
 from collections import Counter
@@ -154,14 +153,6 @@ class Deployment:
     def path_to_ports(self, pod: str) -> str:
         """Return where the server has the ports of a pod."""
         return self.api.path("Pod", pod, "portforward")
-
-    def read_token(self) -> str | None:
-        """Return what a browser must show to JupyterLab, if that is deployed and we may know it."""
-        try:
-            secret = self.api.find("Secret", JUPYTER)
-        except ApiError:
-            return None
-        return None if secret is None else base64.b64decode(secret["data"]["token"]).decode()
 
     def remove(self, say: Say, timeout: float) -> int:
         """Delete what bears our labels, wait until the pods are gone, and return how many objects there were."""
