@@ -265,3 +265,42 @@ def test_table_service_without_azurite(tmp_path, monkeypatch):
     done = run_any(tmp_path, str(TABLE_SERVICE), "--service", "azure")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "npm install --global azurite" in done.stderr
+
+
+@pytest.fixture
+def compiler(require, monkeypatch, tmp_path):
+    """A C compiler, and a cache of the user's in which nothing is compiled yet."""
+    require(shutil.which("cc"), "the program cc, a C compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_c_library_is_called_in_every_way(tmp_path, compiler):
+    """By ctypes, cffi and Numba the energy is the same, and the lowest one is that of the literature."""
+    out = run(tmp_path, str(EXAMPLES / "c_library.py"))
+    energies = re.findall(r"^By (ctypes|cffi|Numba) .*: +(-\d+\.\d{6})$", out, re.MULTILINE)
+    assert [way for way, _ in energies] == ["ctypes", "cffi", "Numba"]
+    assert len({energy for _, energy in energies}) == 1
+    assert "\nLowest of 20,001, on all workers: -44.326801 at a radius of 1.08184\n" in out  # Hoare and Pal, 1971
+    python, compiled = map(float, re.findall(r"^call_from_\w+: (\S+) ns per call on worker 2$", out, re.MULTILINE))
+    assert 0 < compiled < python
+
+
+PACKAGE_OF_THE_MASTER = f"""
+import sys
+import numpy as np
+import farcall as fc
+
+fc.addprocs(1, env={{"XDG_CACHE_HOME": "there"}})
+sys.path.append({str(EXAMPLES)!r})  # the worker has begun without it, as one on another host has
+import lennard_jones
+print(fc.remotecall_fetch(2, lennard_jones.energy_by_cffi, 2.0 ** (1 / 6) / 2.0**0.5 * np.eye(3)))
+print(fc.everywhere("import lennard_jones; lennard_jones.path", pids=2))
+"""
+
+
+def test_a_library_as_a_package_comes_from_the_master(tmp_path, compiler):
+    """A worker that lacks package and library gets the C source, and compiles it for itself."""
+    energy, path = run(tmp_path, "-c", PACKAGE_OF_THE_MASTER).split()
+    assert float(energy) == pytest.approx(-3.0)
+    assert path.startswith("there/")
+    assert sorted(each.parts[-3] for each in tmp_path.rglob("*.so")) == ["cache", "there"]
