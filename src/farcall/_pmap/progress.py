@@ -19,21 +19,26 @@ class Progress:
     caller closes, or what makes one, called with ``total=``, such as ``tqdm.rich.tqdm``.
     """
 
-    def __init__(self, wanted: Any, total: int | None, name: str) -> None:
+    def __init__(self, wanted: Any, total: int | None, name: str, unit: str = "item") -> None:
         self._bar: Any = None
         self._ours = True
         self._done = 0
         self._failures = 0
         self._began = time.monotonic()
-        self._later = (total, name) if wanted is None and is_somebody_looking() else None
+        self._later = (total, name, unit) if wanted is None and is_somebody_looking() else None
         if wanted is True:
-            self._bar = _open_bar(total, name)
+            self._bar = _open_bar(total, name, unit)
         elif wanted is not None and wanted is not False:
             self._ours = not hasattr(wanted, "update") or isinstance(wanted, type)
             self._bar = wanted(total=total) if self._ours else wanted
 
     def __repr__(self) -> str:
         return f"<Progress {self._bar!r}>"
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is a bar, or may be one later."""
+        return self._bar is not None or self._later is not None
 
     def advance(self, count: int, failures: int) -> None:
         """So many items more are done, and so many have failed in all."""
@@ -55,10 +60,10 @@ class Progress:
             self._bar.close()
         self._bar = self._later = None
 
-    def _open_late(self, total: int | None, name: str) -> None:
+    def _open_late(self, total: int | None, name: str, unit: str) -> None:
         """Open the bar that is worth its time now, as if it had been there from the beginning."""
         with contextlib.suppress(ImportError):
-            self._bar = _open_bar(total, name)
+            self._bar = _open_bar(total, name, unit)
             self._bar.start_t -= time.monotonic() - self._began
 
 
@@ -71,7 +76,7 @@ def is_somebody_looking() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
 
 
-def _open_bar(total: int | None, name: str) -> Any:
+def _open_bar(total: int | None, name: str, unit: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a bar of text, and no lecture
@@ -79,4 +84,4 @@ def _open_bar(total: int | None, name: str) -> Any:
     except ImportError:
         raise ImportError("progress=True draws with tqdm: pip install 'farcall[progress]'") from None
     scale = total is None or total >= _MANY
-    return tqdm(total=total, desc=name, unit="item", unit_scale=scale, dynamic_ncols=True)
+    return tqdm(total=total, desc=name, unit=unit, unit_scale=scale, dynamic_ncols=True)
