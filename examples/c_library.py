@@ -17,7 +17,7 @@ try:
     import lennard_jones
     from numba import njit
 except ImportError as error:
-    sys.exit(f"This example needs Numba and cffi ({error}): pip install 'farcall[all]'")
+    sys.exit(f"This example needs Numba and cffi ({error}): pip install 'farcall[jit]' cffi")
 
 
 def icosahedron(radius):
