@@ -38,7 +38,7 @@ class DaskCluster:
         self._file = folder / "scheduler.json"
         self._environment = os.environ | {"PYTHONPATH": f"{PROGRAM}:{TESTS}", "NOT_OF_THIS_TEST": "1"}
         self._environment |= {f"DASK_DISTRIBUTED__{name}": value for name, value in config.items()}
-        self._processes = []
+        self.processes = []
         self._start("scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard")
         assert until(lambda: self._file.exists() and self._file.read_text().endswith("}"), 20)
         self.add(workers)
@@ -50,7 +50,7 @@ class DaskCluster:
     def _start(self, what, *options):
         command = [sys.executable, "-m", "dask", what, "--scheduler-file", str(self._file), *self._options, *options]
         log = subprocess.DEVNULL
-        self._processes.append(subprocess.Popen(command, env=self._environment, stdout=log, stderr=log))
+        self.processes.append(subprocess.Popen(command, env=self._environment, stdout=log, stderr=log))
 
     def add(self, count):
         """Start workers."""
@@ -59,12 +59,12 @@ class DaskCluster:
 
     def close(self):
         self.client.close()
-        family = [psutil.Process(each.pid) for each in self._processes if each.poll() is None]
+        family = [psutil.Process(each.pid) for each in self.processes if each.poll() is None]
         family += [child for each in family for child in each.children(recursive=True)]
         for each in family:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
-        for each in self._processes:
+        for each in self.processes:
             each.wait()
 
     def address_of(self, pid):

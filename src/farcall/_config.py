@@ -40,6 +40,9 @@ class Config:
     handshake_timeout: float = 10.0
     """How long an unauthenticated connection may stay open."""
 
+    drain: float = 10.0
+    """How long a Dask worker that closes goes on with the calls that it has. Read there."""
+
     heartbeat: float = 10.0
     """How long a host may leave unanswered what it was sent before it counts as dead."""
 

@@ -101,11 +101,13 @@ class WorkerPool(Place):
         return pid
 
     def put(self, pid: ProcessId) -> None:
-        """Give a worker back, or add one. One that is gone is dropped; an id that never was is a ValueError."""
+        """Give a worker back, or add one. An id that never was is a ValueError.
+
+        A worker that is gone, or finishes what it has because it is about to end, is dropped.
+        """
         with self._lock:
             is_new = pid not in self._members
-            if self._node.peers.reason(pid) is None and pid not in self._free:
-                self._node.peers.get(pid)
+            if self._node.peers.takes_work(pid) and pid not in self._free:
                 self._members[pid] = None
                 self._free.append(pid)
         self._serve()
@@ -173,7 +175,7 @@ class WorkerPool(Place):
     def on_members_changed(self) -> None:
         """Take in who has joined, if this pool is live, and drop who has left."""
         with self._lock:
-            alive = self._node.peers.pids()
+            alive = self._node.peers.willing()
             for pid in [pid for pid in self._members if pid not in alive]:
                 del self._members[pid]
             self._free = deque(pid for pid in self._free if pid in self._members)

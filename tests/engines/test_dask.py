@@ -83,6 +83,37 @@ def test_a_worker_that_dask_retires_says_so(own_dask, capfd):
             fc.remotecall_fetch(pids[0], abs, -1)
 
 
+@pytest.mark.parametrize("told_by", ["Dask", "a signal"])
+def test_a_worker_that_closes_finishes_what_it_runs(own_dask, told_by):
+    """Pools and maps, on any process, give it nothing new, and what it has been given ends as ever."""
+    started, gate = fc.RemoteChannel(1, type=int), fc.RemoteChannel(1, type=str)
+
+    def work():
+        started.put(fc.myid())
+        return gate.take()
+
+    with fc.addprocs(own_dask.address) as others:
+        own_dask.add(1)
+        assert until(lambda: fc.nworkers() == 3, 20)
+        closing = max(fc.workers())
+        pool = fc.spawnat(others[0], fc.WorkerPool)
+        begun = fc.spawnat(closing, work)
+        assert started.take(10) == closing
+        if told_by == "Dask":
+            own_dask.client.retire_workers([own_dask.address_of(closing)])
+        else:
+            own_dask.processes[-1].send_signal(signal.SIGTERM)
+        assert until(lambda: closing not in fc.default_worker_pool().workers(), 10)
+        assert fc.WorkerPool([closing, *others]).workers() == others
+        assert {fc.fetch(fc.spawnat("any", fc.myid)) for _ in range(9)} == set(others)
+        assert set(fc.pmap(lambda _: fc.myid(), range(20))) <= set(others)
+        assert until(lambda: fc.remotecall_fetch(others[0], lambda: fc.fetch(pool).workers()) == others, 10)
+        gate.put("done")
+        assert begun.result(10) == "done"
+        with pytest.raises(fc.ProcessExited, match=r"Dask retired it|its Dask worker was closed"):
+            until(lambda: fc.remotecall_fetch(closing, abs, -1) != 1, 10)
+
+
 def test_causes_that_have_words_are_those_of_dask():
     """Each cause that we put into words is one that Dask names, and docs/deaths.md says what to do about it."""
     sources = [Path(each.__file__).read_text() for each in (distributed.scheduler, distributed.client)]

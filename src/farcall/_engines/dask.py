@@ -8,6 +8,7 @@ master has gone without a word.
 it: the Dask worker goes on.
 """
 
+import asyncio
 import contextlib
 import importlib
 import queue
@@ -16,12 +17,13 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import dask
 from distributed import Client, SchedulerPlugin, Security, WorkerPlugin
 from distributed.comm import get_address_host, get_address_host_port  # type: ignore[attr-defined]
+from distributed.core import Status
 
 from .._errors import LaunchError
 from .._types import Certificate
@@ -256,9 +258,13 @@ class Host(WorkerPlugin):
         else:
             worker.log_event(self.session, ("here", worker.address, self._guest.address))
 
-    def teardown(self, worker: Any) -> None:
-        """End the node."""
-        self.end("its Dask worker was closed")
+    def teardown(self, worker: Any) -> Awaitable[None] | None:
+        """End the node; if the worker closes, when it has done what it has been given. Dask waits for that."""
+        reason = "its Dask worker was closed"
+        if self._guest is not None and worker.status in (Status.closing, Status.closing_gracefully):
+            return asyncio.to_thread(self._guest.close, reason)
+        self.end(reason)
+        return None
 
     def end(self, reason: str) -> None:
         """End the node, if it has begun."""

@@ -141,22 +141,22 @@ class Callee:
         """Send the value of a call to whoever made it, or keep it until somebody fetches it."""
         link, want, number = call.link, call.want, call.number
         assert link is not None
-        link.running.pop(number, None)
-        if want == WANT_NOTHING:
-            return
-        status = VALUE
         try:
+            if want == WANT_NOTHING:
+                return
+            status = VALUE
             if want == WANT_FUTURE:
                 self._node.references.settle((link.pid, number), value, None)
                 payload, status = self._encode_small_result(value)
             else:
                 payload = pickles.encode(value)
+            if call.watch is not None:
+                payload = call.watch.append_to(payload)
+            self.post_answer(link, status, number, payload, coalesce)
         except SerializationError as error:
             self.answer_error(call, error)
-            return
-        if call.watch is not None:
-            payload = call.watch.append_to(payload)
-        self.post_answer(link, status, number, payload, coalesce)
+        finally:
+            link.running.pop(number, None)  # last: who waits for the end of all calls waits for their answers too
 
     def _encode_small_result(self, value: Any) -> tuple[Payload, int]:
         try:
@@ -168,18 +168,20 @@ class Callee:
         """Send the error of a call to whoever made it; of one that nobody waits for, print it on the master."""
         link = call.link
         assert link is not None
-        link.running.pop(call.number, None)
-        if self._node.leaving:
-            return
-        if call.want == WANT_NOTHING:
-            self.report(error)
-            return
-        if call.want == WANT_FUTURE:
-            self._node.references.settle((link.pid, call.number), None, error)
-        payload = encode_error(error, str(self._node.describe()))
-        if call.watch is not None:
-            payload = call.watch.append_to(payload)
-        self.post_answer(link, messages.ERROR, call.number, payload)
+        try:
+            if self._node.leaving:
+                return
+            if call.want == WANT_NOTHING:
+                self.report(error)
+                return
+            if call.want == WANT_FUTURE:
+                self._node.references.settle((link.pid, call.number), None, error)
+            payload = encode_error(error, str(self._node.describe()))
+            if call.watch is not None:
+                payload = call.watch.append_to(payload)
+            self.post_answer(link, messages.ERROR, call.number, payload)
+        finally:
+            link.running.pop(call.number, None)
 
     def post_answer(self, link: Link, status: int, number: CallId, payload: Payload, coalesce: bool = False) -> None:
         """Send an answer."""

@@ -5,7 +5,9 @@ loop stay as they are, and when the master is gone nothing is left of the node b
 be interrupted. There may be several, of one master or of several, and they do not see each other.
 """
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,9 +15,12 @@ from .._config import read_config
 from .._transport.addresses import Dialler
 from .._transport.addresses import listen as open_listener
 from .._types import Certificate, ProcessId
+from .._wire.messages import WANT_VALUE
 from .current import find_node, set_process_node
 from .guest_output import take_output
 from .node import Node
+from .slots import Slot
+from .worker import withdraw
 
 
 class Guest:
@@ -36,6 +41,7 @@ class Guest:
     ) -> None:
         self._on_end = on_end
         self._ending = threading.Lock()
+        self._hurry = threading.Event()  # there is no use in finishing anything
         listeners = [open_listener(each, certificate) for each in (None, *listen)]
         self._node = node = Node(0, token, read_config(), dial=Dialler(certificate), listeners=listeners)
         node.main = {"__name__": "__main__", "__builtins__": __builtins__}
@@ -56,9 +62,26 @@ class Guest:
         return self._node.connections.address
 
     def end(self, reason: str) -> None:
-        """Leave the cluster soon. Any thread; again is no error; does not wait."""
+        """Leave the cluster soon, in the midst of everything. Any thread; again is no error; does not wait."""
+        self._hurry.set()
         if self._ending.acquire(blocking=False):
             threading.Thread(target=self._end, args=(reason,), name="farcall-end", daemon=True).start()
+
+    def close(self, reason: str) -> None:
+        """Take nothing more, do what has been given, for as long as the settings allow, and leave. Blocks."""
+        if self._ending.acquire(blocking=False):
+            if self._node.pid:
+                self._drain(time.monotonic() + self._node.config.drain)
+            self._end(reason)
+
+    def _drain(self, deadline: float) -> None:
+        node, told = self._node, Slot()
+        with contextlib.suppress(Exception):  # the master is gone, or takes too long
+            node.start(1, told, withdraw, (node.pid, node.config.drain), {}, WANT_VALUE)
+            node.reader.wait(told, None, deadline)  # what it gave before its answer has come before that
+        while any(each.running or each.out for each in list(node.reader.links)) and time.monotonic() < deadline:
+            if self._hurry.wait(0.01):
+                break
 
     def _end(self, reason: str) -> None:
         node = self._node

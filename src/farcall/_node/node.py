@@ -319,6 +319,15 @@ class Node:
         """A process has ended, says whoever watches it. Its last messages may still be in its connection."""
         self._leave(pid, reason=reason)
 
+    def withdraw(self, pid: ProcessId, seconds: float) -> None:
+        """A member does what it has been given and then ends. Its end may be known already, to who told it to."""
+        with self._lock:
+            self.peers.withdraw(pid, seconds)
+            leaving = self._exits.get(pid)
+            if leaving is not None and not leaving.connection_ended:
+                leaving.deadline = time.monotonic() + GRACE + seconds
+        self.changed()
+
     def patience(self, pid: ProcessId) -> float:
         """Return how many seconds the news of the end of a process may come after that of its connection."""
         return GRACE + self.news_takes.get(pid, 0.0)
@@ -332,7 +341,7 @@ class Node:
         with self._lock:
             if self.peers.reason(pid) is not None or self.closed:
                 return
-            patience = GRACE if reason else self.patience(pid)
+            patience = GRACE + self.peers.finishes_in(pid) if reason else self.patience(pid)
             leaving = self._exits.setdefault(pid, _Exit(time.monotonic() + patience))
             leaving.reason = leaving.reason or reason
             leaving.connection_ended |= connection_ended or pid not in self.links

@@ -26,6 +26,7 @@ class Peers:
     def __init__(self) -> None:
         self._members: dict[ProcessId, Peer] = {}
         self._exited: dict[ProcessId, str] = {}
+        self._withdrawn: dict[ProcessId, float] = {}
 
     def __repr__(self) -> str:
         return f"<Peers {sorted(self._members)}>"
@@ -38,10 +39,20 @@ class Peers:
     def remove(self, pid: ProcessId, reason: str) -> bool:
         """Take note that a process has left and why; false if that was known. The first reason stands."""
         self._members.pop(pid, None)
+        self._withdrawn.pop(pid, None)
         if pid in self._exited:
             return False
         self._exited[pid] = reason
         return True
+
+    def withdraw(self, pid: ProcessId, seconds: float) -> None:
+        """Take note that a member does what it has been given, for so long at most, and wants nothing more."""
+        if pid in self._members:
+            self._withdrawn[pid] = seconds
+
+    def finishes_in(self, pid: ProcessId) -> float:
+        """Return how many seconds a member that has withdrawn may go on; 0 if it has not."""
+        return self._withdrawn.get(pid, 0.0)
 
     def get(self, pid: ProcessId) -> Peer:
         """Return a member; ProcessExited if it has left, ValueError if there never was one."""
@@ -68,6 +79,16 @@ class Peers:
     def pids(self) -> list[ProcessId]:
         """Return the ids of the members in order."""
         return sorted(self._members)
+
+    def willing(self) -> list[ProcessId]:
+        """Return the ids of the members that have not withdrawn, in order."""
+        return [pid for pid in self.pids() if pid not in self._withdrawn]
+
+    def takes_work(self, pid: ProcessId) -> bool:
+        """Whether a member has not withdrawn; false of one that has left; ValueError if there never was one."""
+        if pid not in self._exited:
+            self.get(pid)
+        return pid in self._members and pid not in self._withdrawn
 
     def exited(self) -> list[ProcessId]:
         """Return the ids of those who have left, in that order."""

@@ -82,6 +82,17 @@ def leave() -> None:
     current_node().leave()
 
 
+def withdraw(pid: ProcessId, seconds: float) -> None:
+    """Give a worker nothing more, because it is about to end; called by it on the master, which tells the others."""
+    node = current_node()
+    node.withdraw(pid, seconds)
+    if node.pid == 1:
+        for other in node.peers.pids():
+            if other not in (1, pid):
+                with contextlib.suppress(Exception):  # it is gone, or about to be
+                    node.tell(other, withdraw, pid, seconds)
+
+
 def _enter_cell(cell: int) -> None:
     for stream in (sys.__stdout__, sys.__stderr__):
         if isinstance(stream, LineStream):

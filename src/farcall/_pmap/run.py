@@ -216,6 +216,8 @@ class Run:
             present.clear()  # the pool's last resort, which must not run what may have killed the others
         for pid in [pid for pid in self._members if pid not in present]:
             self.schedule.left(pid)
+            if pid in self._sites and self._node.peers.reason(pid) is None:
+                self._recall(pid)  # it is about to end, and gives back what it has not begun
         joined = [pid for pid in present if pid not in self._members]
         self._members = present
         for pid in joined:

@@ -153,7 +153,7 @@ def locate(where: Any) -> ProcessId | Place:
 
 def least_loaded(node: Node) -> ProcessId:
     """Return the worker with the fewest calls under way from this process; the master when it is alone."""
-    workers = [pid for pid in node.peers.pids() if pid != 1] or [1]
+    workers = [pid for pid in node.peers.willing() if pid != 1] or [1]
     node.turn += 1  # among equals they take turns
     start = node.turn % len(workers)
     links = node.links
