@@ -32,9 +32,8 @@ def _descriptors() -> dict[str, str]:
 
 def _shared() -> set[str]:
     """What lies in shared memory, but for what other programs put there."""
-    return {
-        name for name in os.listdir("/dev/shm") if not name.startswith(("sem.", "joblib_", "mpich_", "vader_segment"))
-    }
+    foreign = ("sem.", "joblib_", "libpod_", "mpich_", "vader_segment")
+    return {name for name in os.listdir("/dev/shm") if not name.startswith(foreign)}
 
 
 def _own_threads() -> set[threading.Thread]:
