@@ -2,22 +2,26 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-clusters test-others check bench bench-speedup bench-micro fix lock clean
+.PHONY: demo test test-clusters test-others test-containers check bench bench-speedup bench-micro fix lock clean
 
 demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
 
-# Two halves at the same time, for they wait more than they compute; each says what it has to say when it has ended.
+# Three parts at the same time, for they wait more than they compute; each says what it has to say when it has ended.
 CLUSTERS := tests/real tests/engines tests/network tests/integrations tests/node tests/maps tests/remote
+CONTAINERS := tests/deploy/test_images.py
 
 test: .venv/test check
-	$(MAKE) --jobs=2 --output-sync=target test-clusters test-others
+	$(MAKE) --jobs=3 --output-sync=target test-clusters test-others test-containers
 
 test-clusters: .venv/test
 	$(BIN)/python -m pytest $(CLUSTERS)
 
 test-others: .venv/test
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(CLUSTERS))
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(CLUSTERS) $(CONTAINERS))
+
+test-containers: .venv/test
+	$(BIN)/python -m pytest $(CONTAINERS)
 
 check: .venv/test
 	$(BIN)/ruff check
