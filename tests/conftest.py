@@ -119,6 +119,18 @@ def hosts(require: Callable[[object, str], None]) -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
+def notebook(dask: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A Jupyter kernel with two workers for a whole module, whose tests must leave it idle. Dask is there before it."""
+    from notebook import open_notebook
+
+    before = _children(), _own_threads(), set(_descriptors().items()), _shared()
+    with open_notebook(tmp_path_factory.mktemp("notebook")) as opened:
+        opened.run("%load_ext farcall\nimport farcall as fc\nfc.addprocs(2)")
+        yield opened
+    check_nothing_leaked(*before)
+
+
+@pytest.fixture(scope="module")
 def path_to_hosts(hosts: Hosts, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a PATH for programs, on which ssh knows the hosts by their names."""
     folder = tmp_path_factory.mktemp("bin")

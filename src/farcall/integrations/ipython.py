@@ -32,7 +32,13 @@ def load(shell: Any) -> None:
     if all(isinstance(getattr(each, "_parent_header", None), ContextVar) for each in streams):
         notebook, cells = Notebook(shell, streams), master().node.cells
         cells.find, cells.enter, cells.are_used = notebook.find, notebook.enter, True
+        shell.events.register("pre_run_cell", begin_cell)
         shell.events.register("post_run_cell", finish_cell)
+
+
+def begin_cell(info: object) -> None:
+    """Stand before the handler of SIGINT that the kernel has made for this cell: no message is to be cut in two."""
+    master().node.reader.interrupts.guard()
 
 
 def finish_cell(result: object) -> None:
