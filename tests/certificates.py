@@ -1,6 +1,7 @@
 """Certificates for tests: short-lived, and as quick to make as they get."""
 
 import datetime
+import ipaddress
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,15 @@ class Authority:
         builder = _begin(self._name, self._name, self._key).add_extension(authority, critical=True)
         self.certificate = _sign(builder, self._key)
 
-    def issue(self, *, starts: float = -1, ends: float = 1) -> tuple[str, str]:
-        """Return a certificate and its key as texts; it is valid between some hours from now."""
+    def issue(self, *, starts: float = -1, ends: float = 1, address: str = "") -> tuple[str, str]:
+        """Return a certificate and its key as texts; it is valid between some hours from now, and for an address."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "somebody")])
-        return _sign(_begin(name, self._name, key, starts, ends), self._key), write_key(key)
+        builder = _begin(name, self._name, key, starts, ends)
+        if address:
+            names = [x509.IPAddress(ipaddress.ip_address(address))]
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return _sign(builder, self._key), write_key(key)
 
     def credentials(self, **validity: float) -> Credentials:
         """Return credentials of somebody whom this CA knows."""

@@ -132,7 +132,7 @@ class Connection:
     async def read(self, url: str) -> Any:
         """Return the JSON of any other server. OSError."""
         try:
-            async with self._session.get(url, timeout=_AT_MOST) as answer:
+            async with self._session.get(url, timeout=_AT_MOST, headers={"Connection": "close"}) as answer:
                 return json.loads(await answer.text())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise OSError(str(error)) from error

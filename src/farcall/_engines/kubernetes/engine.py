@@ -150,7 +150,7 @@ class Kubernetes(Engine):
         try:
             left = self._ask_for_pods(deployment)
             self._await_scheduler(deployment, deadline, offer.timeout)
-            connection.start(self._watch(connection, deployment.api.path("Pod", "")))
+            connection.start(self._watch(connection, deployment.api.path("Pod")))
             for arrival in self._join_dask(deployment, offer, deadline):
                 left -= 1
                 yield self._place(arrival) if isinstance(arrival, Launched) else arrival
@@ -174,11 +174,17 @@ class Kubernetes(Engine):
         return deployment.count() or 0
 
     def _await_scheduler(self, deployment: Deployment, deadline: float, timeout: float) -> None:
-        while not any(map(is_ready, deployment.pods("scheduler"))):
+        while not self._note_scheduler(deployment.pods("scheduler")):
             if time.monotonic() > deadline or deployment.is_hopeless("scheduler"):
                 why = deployment.explain("scheduler") or "give it more time: addprocs(..., timeout=600)"
                 raise LaunchError(f"the scheduler has not come up in {timeout:g} s: {why}")
             time.sleep(_INTERVAL)
+
+    def _note_scheduler(self, pods: list[Document]) -> bool:
+        """Take note of the pods of the scheduler; return whether one is ready."""
+        with self._lock:
+            self._pods |= {name_of(pod): pod for pod in pods}
+        return any(map(is_ready, pods))
 
     def _join_dask(self, deployment: Deployment, offer: Offer, deadline: float) -> Iterator[Launched | LaunchError]:
         """Join the Dask cluster that the pods make, and yield its workers that are there."""

@@ -1,6 +1,7 @@
 """Ports of this machine that lead to ports of pods, through the API server: what ``kubectl port-forward`` does."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -40,8 +41,12 @@ class Forwards:
                 await self._lead(find_path(), port, reader, writer)
             except (ApiError, aiohttp.ClientError, OSError) as error:
                 self.failure = str(error)  # who has connected only sees the end
+            except asyncio.CancelledError:  # it is all over; whoever started this expects a task that ends by itself
+                writer.transport.abort()
             finally:
                 writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
         async def listen() -> int:
             server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=_BLOCK)
