@@ -146,6 +146,7 @@ class RunningPods(Pods):
         super().__init__(server)
         self._folder = folder
         self._network = f"127.{random.randrange(1, 255)}.{random.randrange(256)}"
+        self._over = threading.Event()
         self._processes = {}  # by the name of a pod
         self._ended = {}  # what its status will say of the end that comes next
         server.on_pod_deleted = self._end
@@ -154,27 +155,36 @@ class RunningPods(Pods):
         return (pod["status"]["podIP"] if port in (8786, 8787) else "127.0.0.1"), port
 
     def start(self, pod, component):
-        if component == "jupyter":
-            return super().start(pod, component)
+        if component == "jupyter" or component in self.states:
+            super().start(pod, component)
+            return
         address = f"{self._network}.{next(self._numbers)}"
         self.set_status(pod, {"podIP": address, "conditions": [SCHEDULED]})
         threading.Thread(target=self._run, args=(pod, component, address), daemon=True).start()
 
-    def kill(self, name, number=signal.SIGKILL, **ended):
-        """End the process of a pod; ``ended`` is what the status says of it."""
-        self._ended[name] = ended
+    def kill(self, name, number=signal.SIGKILL, late=0.0, **ended):
+        """End the process of a pod; ``ended`` is what the status says of it, so many seconds later."""
+        self._ended[name] = late, ended
         self._processes[name].send_signal(number)
+
+    def find(self, process):
+        """Return the name of the pod in which a process runs."""
+        return next(name for name, each in self._processes.items() if each.pid == process)
 
     def close(self):
         """End all of them, without a word."""
         self._server.on_deployment = lambda deployment: None
-        self._network = ""
+        self._over.set()
         for each in self._processes.values():
             each.kill()
             each.wait()
 
     def _end(self, pod):
-        self._processes[pod["metadata"]["name"]].terminate()
+        process = self._processes.get(pod["metadata"]["name"])
+        if process is None:
+            self._server.drop(pod)
+        else:
+            process.terminate()
 
     def _run(self, pod, component, address):
         """Run the process of a pod, and again when it has ended, until the pod is to go."""
@@ -184,9 +194,11 @@ class RunningPods(Pods):
             if becomes_ready(process, pod, address):
                 self._say(pod, component, restarts, {"running": {}})
             code = process.wait()
-            if not self._network:
+            if self._over.is_set():
                 return
-            ended = {"exitCode": 128 - code if code < 0 else code, "reason": "Error"} | self._ended.pop(name, {})
+            late, told = self._ended.pop(name, (0.0, {}))
+            self._over.wait(late)  # as the kubelet takes its time
+            ended = {"exitCode": 128 - code if code < 0 else code, "reason": "Error"} | told
             now = self._server.find(PODS, name)
             if now is None or is_leaving(now):
                 self._server.call(self._server.drop, pod)

@@ -225,12 +225,11 @@ class Kubernetes(Engine):
 
     def retire(self, worker: Launched) -> None:
         """Have Dask close a worker, and the Deployment have one pod less: that one, for it is not ready any more."""
-        member = self._members.get(str(worker.key))
-        if member is None or self._dask is None or self._deployment is None:
+        if self._dask is None or self._deployment is None:
             return
-        self._dask.retire(member.theirs)
+        self._dask.retire(worker)
         deadline = time.monotonic() + _NOT_READY
-        while time.monotonic() < deadline and is_ready(self._pods.get(member.pod, {"metadata": {}})):
+        while time.monotonic() < deadline and is_ready(self._pods.get(worker.host, {"metadata": {}})):
             time.sleep(_INTERVAL / 10)
         self._deployment.api.scale(WORKER, lambda count: max(0, count - 1))
 

@@ -1,7 +1,6 @@
 """Ports of this machine that lead to ports of pods, through the API server: what ``kubectl port-forward`` does."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +25,7 @@ class Forwards:
         self.failure = ""
         self._connection = connection
         self._servers: dict[int, asyncio.Server] = {}  # by port
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Forwards: {len(self._servers)} ports>"
@@ -36,22 +36,17 @@ class Forwards:
         ``find_path`` returns where the server has its ports, or raises OSError.
         """
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            try:
-                await self._lead(find_path(), port, reader, writer)
-            except (ApiError, aiohttp.ClientError, OSError) as error:
-                self.failure = str(error)  # who has connected only sees the end
-            except asyncio.CancelledError:  # it is all over; whoever started this expects a task that ends by itself
-                writer.transport.abort()
-            finally:
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+        def arrived(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(self._serve(find_path, port, reader, writer))
+            self._tasks.add(task)  # nobody else keeps it alive
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: writer.close())
 
         async def listen() -> int:
-            server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=_BLOCK)
+            server = await asyncio.start_server(arrived, "127.0.0.1", 0, limit=_BLOCK)
             local: int = server.sockets[0].getsockname()[1]
             self._servers[local] = server
+            self._connection.start(server.serve_forever())  # which closes it at the end of the connection
             return local
 
         return self._connection.run(listen())
@@ -65,6 +60,14 @@ class Forwards:
                 server.close()
 
         self._connection.start(close())
+
+    async def _serve(
+        self, find_path: Callable[[], str], port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await self._lead(find_path(), port, reader, writer)
+        except (ApiError, aiohttp.ClientError, OSError) as error:
+            self.failure = str(error)  # who has connected only sees the end
 
     async def _lead(self, path: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on what comes in both directions until one side ends; then the other does."""
