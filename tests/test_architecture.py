@@ -65,6 +65,7 @@ SPEAKS_TO = {
     "distributed": "_engines.dask",
     "kubernetes": "_engines.kubernetes.access",
     "mpi4py": "_engines.mpi",
+    "plum": "_wire.generic",
     "yaml": "_engines.kubernetes.manifests",
 }
 

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import cloudpickle
 
 from .._errors import SerializationError
+from .compiled.counting import when_imported
 from .compiled.private import is_dispatcher
 from .compiled.shipping import reduce_dispatcher
 from .foreign import is_foreign, reduce_foreign
@@ -290,6 +291,17 @@ def _is_enriched(kind: type[BaseException]) -> bool:
 def set_reducer(kind: type, reduce: Callable[[Any], Any]) -> None:
     """Have objects of exactly this type pickled in another way, by what ``__reduce__`` would return."""
     _Pickler.dispatch_table[kind] = reduce
+
+
+def _send_generic_functions(plum: Any) -> None:
+    from .generic import reduce_generic  # which pickles methods itself
+
+    kind = getattr(plum, "Function", None)
+    if kind is not None:  # else it is another module of that name
+        set_reducer(kind, reduce_generic)
+
+
+when_imported("plum", _send_generic_functions)
 
 
 def _reduce_read_only(array: Any) -> Any:
