@@ -13,8 +13,8 @@ gate = fc.RemoteChannel(1)
 
 def talk():
     gate.take()
-    print("from Python")
     subprocess.run(["echo", "from a program"])
+    print("from Python")
     print("to stderr", file=sys.stderr)
     fc.remotecall_fetch(3, print, "nested")
     fc.remotecall_fetch(1, print, "back home")
@@ -34,12 +34,22 @@ def test_output_appears_in_the_cell_that_caused_it(notebook):
     """What a call prints, in whichever process and way, comes to its cell, also when another cell runs."""
     notebook.run(TALK)
     first = notebook.run("talking = fc.spawnat(2, talk)")
-    second = notebook.run("print('mine')\nfc.remotecall_fetch(2, print, 'me too')\ngate.put(1)\nfc.wait(talking);")
-    assert second.stream() == ["mine", "From worker 2:\tme too"]
+    second = notebook.run("print('mine')\nfc.remotecall_fetch(3, print, 'me too')\ngate.put(1)\nfc.wait(talking);")
+    assert second.stream() == ["mine", "From worker 3:\tme too"]
     assert second.stream("stderr") == []
     words = ["From worker 2:\tfrom Python", "From worker 2:\tfrom a program", "From worker 3:\tnested", "back home"]
     assert sorted(first.stream()) == sorted(words)
     assert first.stream("stderr") == ["From worker 2:\tto stderr"]
+
+
+def test_output_of_a_map_appears_in_its_cell(notebook):
+    """Also while another cell makes calls and maps on the same workers."""
+    notebook.run("import threading\ngate = fc.RemoteChannel(1)\ndef say(n):\n    gate.take()\n    print('item', n)")
+    # In a call to the master itself the map goes on when the cell is over; a thread has no cell of its own.
+    first = notebook.run("mapping = fc.spawnat(1, fc.pmap, say, range(4), batch_size=2)")
+    second = notebook.run("for n in range(4):\n    fc.pmap(print, 'ab')\n    gate.put(n)\nfc.wait(mapping);")
+    assert sorted(line.partition("\t")[2] for line in first.stream()) == ["item 0", "item 1", "item 2", "item 3"]
+    assert sorted(line.partition("\t")[2] for line in second.stream()) == list("aaaabbbb")
 
 
 def test_a_call_that_waits_for_a_worker_prints_in_its_cell(notebook):
@@ -85,7 +95,7 @@ def test_everywhere(notebook):
 
 def test_spawnat(notebook):
     """The magic starts an expression with the names of this notebook, and of a function, and gives its Future."""
-    assert notebook.run("n = 20\nf = %spawnat 3 {n: fc.myid()}[20] + n\nfc.fetch(f), f.where").value == "(23, 3)"
+    assert notebook.run("n = 20\nf = %spawnat 3 len({n}) + n + fc.myid()\nfc.fetch(f), f.where").value == "(24, 3)"
     code = "def inside(pid, x):\n    f = %spawnat pid x * n\n    return f.where, fc.fetch(f)\ninside(2, 3)"
     assert notebook.run(code).value == "(2, 60)"
     assert notebook.run("f = %spawnat any fc.myid()\nfc.fetch(f) == f.where > 1").value == "True"

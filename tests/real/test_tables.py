@@ -60,7 +60,7 @@ def test_a_census_measures(cluster):
     fc.everywhere("kept = bytes(50_000_000); kept = kept + b'x'", pids=3)
     fc.remotecall_fetch(3, burn, 0.1)
     after = census()[3]
-    assert after.processors >= 0.1 / (time.monotonic() - began)
+    assert 0.1 / (time.monotonic() - began) <= after.processors <= os.cpu_count() + 1
     assert after.memory - before.memory > 40_000_000
     fc.everywhere("del kept", pids=3)
 

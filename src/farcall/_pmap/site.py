@@ -70,6 +70,7 @@ class Site:
         if task.fold is not None:
             self._function = functools.partial(_call_strictly, self._function)
         self._task = task
+        self._cell = self._node.cells.current()
         self._name = getattr(function, "__qualname__", type(function).__qualname__)
         self._lock = threading.Lock()
         self._queue: deque[tuple[int, int, list[Any]]] = deque()  # number, index of the first item, items
@@ -258,7 +259,7 @@ class Site:
     def _run_interruptibly(self, outer: Call | None, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function as a call of its own, which can be interrupted while others of this thread go on."""
         call = self._running = self._latest = Call(self._node, None, 0, WANT_NOTHING)
-        call.main = on_main_thread()
+        call.main, call.cell = on_main_thread(), self._cell
         token = current_call.set(call)
         if outer is not None:
             outer.sleeper = call.interrupt
