@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib.util
+import itertools
 import math
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -304,3 +306,27 @@ def test_a_library_as_a_package_comes_from_the_master(tmp_path, compiler):
     assert float(energy) == pytest.approx(-3.0)
     assert path.startswith("there/")
     assert sorted(each.parts[-3] for each in tmp_path.rglob("*.so")) == ["cache", "there"]
+
+
+def test_dispatch_finds_the_method_for_each_pair(tmp_path):
+    """The numbers of pairs are those of plain loops; methods are added, and replaced, on all workers."""
+    draw = random.Random(2018)
+    circles = [(draw.random(), draw.random()) for _ in range(300)]
+    corners = [(draw.random(), draw.random()) for _ in range(300)]
+    of_circles = sum(math.dist(a, b) <= 0.04 for a, b in itertools.combinations(circles, 2))
+    of_boxes = sum(abs(a[0] - b[0]) <= 0.04 and abs(a[1] - b[1]) <= 0.04 for a, b in itertools.combinations(corners, 2))
+    nearest = (
+        ((x, y), [min(max(z, low), low + 0.04) for z, low in zip((x, y), b, strict=True)])
+        for x, y in circles
+        for b in corners
+    )
+    mixed = sum(math.dist(centre, point) <= 0.02 for centre, point in nearest)
+    out = run(tmp_path, str(EXAMPLES / "dispatch.py"))
+    expected = rf"""{of_circles} pairs of circles touch, {of_boxes} pairs of boxes
+A circle and a box: NotFoundLookupError on worker [23]
+{of_circles + of_boxes + mixed} pairs of circles and boxes
+{of_circles} pairs of circles fewer
+Worker 4 knows 4 methods, I know 4
+It says True
+"""
+    assert re.fullmatch(expected, out)
