@@ -19,7 +19,7 @@ import urllib.request
 from pathlib import Path
 
 from aiohttp import web
-from api_server import DEPLOYMENTS, PODS, fits
+from api_server import DEPLOYMENTS, NAMESPACES, PODS, fits
 from waiting import until
 
 import farcall as fc
@@ -62,7 +62,7 @@ class Pods:
         """Serve what the scheduler says of who has joined: the workers that are ready."""
 
         async def count(request):
-            ready = [each for each in self.all("worker") if is_ready(each)]
+            ready = [each for name in NAMESPACES for each in self.all("worker", name) if is_ready(each)]
             return web.json_response({"workers": len(ready)})
 
         application = web.Application()

@@ -324,7 +324,7 @@ QUOTA = 'pods "farcall-worker-1" is forbidden: exceeded quota: small, requested:
 @pytest.mark.parametrize(
     ("status", "timeout", "text"),
     [
-        (PENDING, 0.1, "Insufficient cpu.: ask for less (cpu=, memory=, gpu=, workers=), or add nodes"),
+        (PENDING, 0.1, "Insufficient cpu: ask for less (cpu=, memory=, gpu=, workers=), or add nodes"),
         (
             waiting("ImagePullBackOff", 'Back-off pulling image "farcall"'),
             60,
@@ -402,10 +402,13 @@ def test_why_a_worker_ended():
     """Kubernetes' own word comes first, and what it means after it; docs/deaths.md says what to do about it."""
     reasons = [
         (pod(READY), None),
-        (pod(ended(exitCode=137, reason="OOMKilled")), "OOMKilled: its pod p needed more memory than its limit of 2Gi"),
-        (pod(AGAIN), "OOMKilled: its pod p needed more memory than its limit of 2Gi"),
-        (pod(ended(exitCode=139, reason="Error")), "Error: killed by signal 11 (SIGSEGV), in pod p"),
-        (pod(ended(exitCode=3, reason="Error")), "Error: exit status 3, in pod p"),
+        (
+            pod(ended(exitCode=137, reason="OOMKilled")),
+            "OOMKilled: it needed more memory than its limit of 2Gi (pod p)",
+        ),
+        (pod(AGAIN), "OOMKilled: it needed more memory than its limit of 2Gi (pod p)"),
+        (pod(ended(exitCode=139, reason="Error")), "Error: killed by signal 11 (SIGSEGV) (pod p)"),
+        (pod(ended(exitCode=3, reason="Error")), "Error: exit status 3 (pod p)"),
         (pod(EVICTED), "Evicted: The node was low on resource: memory."),
         (
             pod(ended(exitCode=143) | disrupted("EvictionByEvictionAPI", "Eviction API: evicting"), **LEAVING),
@@ -413,7 +416,7 @@ def test_why_a_worker_ended():
         ),
         (
             pod(ended(exitCode=137, reason="OOMKilled"), **LEAVING),
-            "OOMKilled: its pod p needed more memory than its limit of 2Gi",
+            "OOMKilled: it needed more memory than its limit of 2Gi (pod p)",
         ),
         (
             pod(ended(exitCode=0, reason="Completed"), **LEAVING),

@@ -38,7 +38,6 @@ class PodState:
     state: str
     restarts: int
     node: str
-    trouble: str
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class Status:
     workers: int
     joined: int | None
     pods: tuple[PodState, ...]
+    troubles: tuple[str, ...]
+    """What keeps pods from starting, and what to do."""
     is_complete: bool
     """Whether everything runs as it was asked for last."""
 
@@ -59,9 +60,8 @@ class Status:
         rows += [(each.name, each.state, str(each.restarts), each.node) for each in self.pods]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        troubles = [f"{each.name}: {each.trouble}" for each in self.pods if each.trouble]
         head = f"namespace {self.namespace}, image {self.image}: {joined} of {self.workers} workers have joined"
-        return "\n".join([head, *table, *troubles])
+        return "\n".join([head, *table, *self.troubles])
 
 
 class Deployment:
@@ -100,11 +100,10 @@ class Deployment:
         if WORKER not in deployments:
             return None
         asked = find_wanted(deployments[WORKER])
-        pods = [self._describe(pod) for pod in self.pods()]
-        joined = self.count_joined()
-        workers = asked.workers or 0
+        pods, joined, workers = tuple(map(_describe, self.pods())), self.count_joined(), asked.workers or 0
+        troubles = tuple(_say(*each) for each in self._troubles(None))
         complete = all(map(_is_rolled_out, deployments.values())) and joined is not None and joined >= workers
-        return Status(self.access.namespace, asked.image or "", workers, joined, tuple(pods), complete)
+        return Status(self.access.namespace, asked.image or "", workers, joined, pods, troubles, complete)
 
     def wait(self, timeout: float, say: Say) -> Status:
         """Return when all runs and the workers have joined, and say how it goes on. LaunchError, with what to do."""
@@ -130,7 +129,10 @@ class Deployment:
 
     def explain(self, component: str | None = None) -> str:
         """Return why pods do not start, with what to do; empty if there is nothing but to wait."""
-        return "\n".join(self._say(trouble, count, pod) for trouble, count, pod in self._troubles(component))
+        return "\n".join(
+            _say(trouble, count, pod) + self._read_log(trouble, pod)
+            for trouble, count, pod in self._troubles(component)
+        )
 
     def is_hopeless(self, component: str | None = None) -> bool:
         """Whether pods will not start before somebody has done something."""
@@ -182,11 +184,6 @@ class Deployment:
         if jupyter and self.api.find("Secret", JUPYTER) is None:
             self.api.create(make_secret(JUPYTER, {"token": secrets.token_hex(24)}))
 
-    def _describe(self, pod: Document) -> PodState:
-        trouble = find_trouble(pod)
-        why = f"{trouble.why}: {trouble.what_to_do}" if trouble else ""
-        return PodState(name_of(pod), say_state(pod), restarts_of(pod), pod.get("spec", {}).get("nodeName", ""), why)
-
     def _troubles(self, component: str | None) -> Iterator[tuple[Trouble, int, Document | None]]:
         """Yield what keeps pods from starting, how many of them, and one; of those that are as was asked for last."""
         deployments = [each for each in self.api.list("Deployment", select(component)) if not _is_rolled_out(each)]
@@ -200,11 +197,6 @@ class Deployment:
             if trouble_of_all is not None:
                 yield trouble_of_all, 0, None
 
-    def _say(self, trouble: Trouble, count: int, pod: Document | None) -> str:
-        which = "no pod" if pod is None else f"pod {name_of(pod)}"
-        others = f" (and {count - 1} more)" if count > 1 else ""
-        return f"{which}{others}: {trouble.why}: {trouble.what_to_do}{self._read_log(trouble, pod)}"
-
     def _read_log(self, trouble: Trouble, pod: Document | None) -> str:
         if not trouble.log_of_previous or pod is None:
             return ""
@@ -214,6 +206,16 @@ class Deployment:
         except ApiError as error:
             return f"\n(what it printed cannot be read: {error})"
         return f"\nits last lines:\n{log}" if log else "\nit has printed nothing"
+
+
+def _describe(pod: Document) -> PodState:
+    return PodState(name_of(pod), say_state(pod), restarts_of(pod), pod.get("spec", {}).get("nodeName", ""))
+
+
+def _say(trouble: Trouble, count: int, pod: Document | None) -> str:
+    name = "" if pod is None else name_of(pod)
+    others = f" (and {count - 1} more)" if count > 1 else ""
+    return f"{f'pod {name}' if name else 'no pod'}{others}: {trouble.why}: {trouble.what_to_do.format(pod=name)}"
 
 
 def _is_rolled_out(deployment: Document) -> bool:

@@ -107,7 +107,7 @@ class Kubernetes(Engine):
         """
         with self._opened() as deployment:
             deployment.apply(self._wanted, jupyter=jupyter)
-            say(f"applied to {deployment}")
+            say(f"applied to namespace {deployment.access.namespace} of {deployment.access.url}")
             return deployment.wait(timeout, say)
 
     def status(self) -> Status | None:

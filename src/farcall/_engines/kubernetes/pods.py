@@ -12,14 +12,16 @@ Pod: TypeAlias = Mapping[str, Any]
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _NO_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 _CRASHED = "CrashLoopBackOff"
+_DESCRIBE = "kubectl describe pod {pod} has more"
 _PUSH = "push it to where the cluster's nodes pull from, and name it: image= (--image)"
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a pod does not start, and what to do. ``is_final``: it will not without somebody doing that.
+    """Why a pod does not start, and what to do, where {pod} is its name. Many pods may have the same.
 
-    ``log_of_previous``: what its container printed last says more.
+    ``is_final``: it will not start before somebody has done that. ``log_of_previous``: what its container printed last
+    says more.
     """
 
     why: str
@@ -70,7 +72,7 @@ def find_trouble(pod: Pod) -> Trouble | None:
         return None
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") == "False":
-        message = scheduled.get("message") or scheduled.get("reason", "")
+        message = str(scheduled.get("message") or scheduled.get("reason", "")).rstrip(".")
         how = "ask for less (cpu=, memory=, gpu=, workers=), or add nodes"
         return Trouble(f"no node has room for it: {message}", how, is_final=False)
     container = _container(pod)
@@ -80,13 +82,13 @@ def find_trouble(pod: Pod) -> Trouble | None:
         why = f"{reason}: the image {container.get('image') or _spec(pod).get('image')} cannot be had: {message}"
         return Trouble(why, _PUSH, is_final=True)
     if reason in _NO_CONTAINER:
-        return Trouble(f"{reason}: {message}", f"kubectl describe pod {name_of(pod)} has more", is_final=True)
+        return Trouble(f"{reason}: {message}", _DESCRIBE, is_final=True)
     ended = container.get("lastState", {}).get("terminated") or container.get("state", {}).get("terminated")
     if reason == _CRASHED and ended:
         how = "ask for more: memory= (--memory)" if ended.get("reason") == "OOMKilled" else "see what it printed"
         return Trouble(f"{_CRASHED}: {_explain_end(pod, ended)}", how, is_final=True, log_of_previous=True)
     if pod.get("status", {}).get("phase") == "Failed":
-        return Trouble(_explain_failure(pod), f"kubectl describe pod {name_of(pod)} has more", is_final=False)
+        return Trouble(_explain_failure(pod), _DESCRIBE, is_final=False)
     return None
 
 
@@ -109,11 +111,8 @@ def why_ended(pod: Pod, restarts: int) -> str | None:
         ended = container.get("lastState", {}).get("terminated")
     if ended is None:
         return None
-    if ended.get("reason") != "OOMKilled":
-        going = why_leaving(pod)
-        if going is not None:
-            return going
-    return _explain_end(pod, ended)
+    going = why_leaving(pod) if ended.get("reason") != "OOMKilled" else None
+    return going or f"{_explain_end(pod, ended)} (pod {name_of(pod)})"
 
 
 def why_leaving(pod: Pod) -> str | None:
@@ -136,24 +135,18 @@ def why_deleted(pod: Pod) -> str:
 
 def _explain_failure(pod: Pod) -> str:
     status = pod["status"]
-    return f"{status.get('reason') or 'Failed'}: {status.get('message') or _explain_end(pod, _ended(pod))}"
-
-
-def _ended(pod: Pod) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = _container(pod).get("state", {}).get("terminated") or {}
-    return found
+    ended = _container(pod).get("state", {}).get("terminated") or {}
+    return f"{status.get('reason') or 'Failed'}: {status.get('message') or _explain_end(pod, ended)}"
 
 
 def _explain_end(pod: Pod, ended: Mapping[str, Any]) -> str:
     """Return how a container ended, in words."""
     if ended.get("reason") == "OOMKilled":
         limit = _spec(pod).get("resources", {}).get("limits", {}).get("memory")
-        bound = f"its limit of {limit}" if limit else "there is"
-        return f"OOMKilled: its pod {name_of(pod)} needed more memory than {bound}"
+        return "OOMKilled: it needed more memory than " + (f"its limit of {limit}" if limit else "there is")
     code = int(ended.get("exitCode", 0))
     how = describe_exit(128 - code if code > 128 else code, None, False)
-    reason = ended.get("reason") or "Terminated"
-    return f"{reason}: {how}, in pod {name_of(pod)}"
+    return f"{ended.get('reason') or 'Terminated'}: {how}"
 
 
 def _condition(pod: Pod, kind: str) -> Mapping[str, Any]:
