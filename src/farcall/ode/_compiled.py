@@ -1,0 +1,114 @@
+"""The right-hand side of differential equations as a C function, compiled by Numba.
+
+The engine calls it as ``void right(double *dy, double t, double *y, double **arguments)``. The arguments are three
+pointers: to the *watch*, an array of numbers that the engine's caller shares with it, to the parameters, and to a
+function ``void look(double t)``, which is called when as many evaluations were made as the watch says.
+
+It is made of functions that Numba compiles, and not by ``numba.cfunc``, so that its machine code travels.
+"""
+
+from collections.abc import Callable, Sequence
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core.errors import NumbaError as NumbaError
+from numba.extending import intrinsic, is_jitted
+
+# The places of the watch. From STATE on there is the state at which the right-hand side raised an exception.
+COUNT, LOOK_AT, STOPPED, TIME, STATES, PARAMETERS, STATE = range(7)
+RUNNING, INTERRUPTED, RAISED = 0.0, 1.0, 2.0  # in STOPPED
+
+_DOUBLES = types.CPointer(types.float64)
+_SIGNATURE = types.void(_DOUBLES, types.float64, _DOUBLES, types.CPointer(_DOUBLES))
+
+
+class Right:
+    """A right-hand side. Compiled when its address is asked for first, once in a cluster."""
+
+    def __init__(self, fill: Any) -> None:
+        self.fill = fill
+        self._right = _make_right(fill)
+
+    def __repr__(self) -> str:
+        return f"<Right of {self.fill}>"
+
+    def address(self) -> int:
+        """Return the address of the C function in this process. NumbaError if it cannot be compiled."""
+        compiled = self._right.get_compile_result(_SIGNATURE)
+        address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+        return address
+
+
+def right_of_states(function: FunctionType, arguments: Sequence[str], states: int, parameters: int) -> Right:
+    """Return the right-hand side that a definition's function computes from states, time and parameters."""
+    given = iter(f"y[{index}]" for index in range(states))
+    values = ["t" if each == "t" else next(given) for each in arguments]
+    values += [f"p[{index}]" for index in range(parameters)]
+    targets = "".join(f"dy[{index}], " for index in range(states))
+    inner = f"def fill(dy, t, y, p):\n  {targets}= rates({', '.join(values)})"
+    namespace: dict[str, Any] = {}
+    exec(f"def capture(rates):\n {inner}\n return fill", namespace)
+    return Right(njit(error_model="numpy")(namespace["capture"](njit(error_model="numpy")(function))))
+
+
+def right_of_arrays(function: Callable[..., Any], takes_parameters: bool) -> Right:
+    """Return the right-hand side that a function f(t, y, p), or f(t, y), returns as an array, a tuple or a list."""
+    rates = function if is_jitted(function) else njit(error_model="numpy")(function)
+    if takes_parameters:
+
+        def fill(dy: Any, t: Any, y: Any, p: Any) -> None:
+            found = rates(t, y, p)
+            if len(found) != len(dy):
+                raise ValueError
+            for index in range(len(dy)):
+                dy[index] = found[index]
+    else:
+
+        def fill(dy: Any, t: Any, y: Any, p: Any) -> None:
+            found = rates(t, y)
+            if len(found) != len(dy):
+                raise ValueError
+            for index in range(len(dy)):
+                dy[index] = found[index]
+
+    return Right(njit(error_model="numpy")(fill))
+
+
+def _generate_call(typing: Any, function: Any, t: Any) -> Any:
+    """Call a C function ``void f(double)`` by its address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.DoubleType()])
+        builder.call(builder.bitcast(arguments[0], kind.as_pointer()), [arguments[1]])
+        return context.get_dummy_value()
+
+    return types.void(_DOUBLES, types.float64), generate
+
+
+_call: Any = intrinsic(_generate_call)
+
+
+def _make_right(fill: Any) -> Any:
+    def right(dy: Any, t: Any, y: Any, arguments: Any) -> None:
+        watch = arguments[0]
+        watch[COUNT] += 1.0
+        if watch[COUNT] >= watch[LOOK_AT]:
+            _call(arguments[2], t)
+        states, parameters = int(watch[STATES]), int(watch[PARAMETERS])
+        rates = carray(dy, (states,))
+        if watch[STOPPED] == RUNNING:
+            try:
+                fill(rates, t, carray(y, (states,)), carray(arguments[1], (parameters,)))
+            except Exception:
+                watch[STOPPED], watch[TIME] = RAISED, t
+                for index in range(states):
+                    watch[STATE + index] = y[index]
+        if watch[STOPPED] != RUNNING:  # every method gives up when it gets no numbers
+            for index in range(states):
+                rates[index] = np.nan
+
+    options: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True}
+    return njit(**options)(right)
