@@ -1,9 +1,8 @@
 """farcall: the programming model of Julia's ``Distributed``, for Python, at the speed of the socket."""
 
+import importlib as _importlib
 import logging as _logging
-from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+import typing as _typing
 
 from . import engines as engines
 from ._cluster import Procs as Procs
@@ -45,17 +44,17 @@ from ._trace import trace as trace
 from ._version import __version__ as __version__
 from .integrations import load_ipython_extension as load_ipython_extension
 
-if _TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from . import ode as ode
 
 _LAZY = ["ode"]  # packages that need more than farcall does
 
 
-def __getattr__(name: str) -> _Any:
+def __getattr__(name: str) -> _typing.Any:
     """Import a package when it is asked for."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _import_module(f".{name}", __name__)
+    return _importlib.import_module(f".{name}", __name__)
 
 
 def __dir__() -> list[str]:
