@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from certificates import Authority
 from containers import IMAGE, ROOT, Container, Podman, missing
+from distributed import Client
 from numba import njit
 from waiting import until
 
@@ -154,22 +155,35 @@ def test_a_worker_that_ends_loses_nothing(podman, master, command, status):
 
     def square(n):
         begun.put(n)
-        time.sleep(0.05)
+        time.sleep(0.3)
         return n * n, socket.gethostname()
 
     worker = podman.start("worker", "--nthreads", 1)
     assert until(lambda: len(fc.workers()) == 3, 20)
-    results = fc.imap(square, range(60), batch_size=1)
+    results = fc.imap(square, range(24), batch_size=1)
     found = [next(results) for _ in range(6)]
     assert worker.inspect()["Config"]["Hostname"] in [host for _, host in found]
     ending = podman.popen(*command, worker.name)
     found += results
-    assert [value for value, _ in found] == [n * n for n in range(60)]
-    assert status != 0 or len(begun) == 60  # nothing was done twice
+    assert [value for value, _ in found] == [n * n for n in range(24)]
+    assert status != 0 or len(begun) == 24  # nothing was done twice
     assert ending.wait() == 0
     assert until(lambda: worker.inspect()["State"]["Status"] == "exited")
     assert worker.inspect()["State"]["ExitCode"] == status
     assert until(lambda: len(fc.workers()) == 2)
+
+
+def test_a_worker_that_is_stopped_closes_in_order(podman, scheduler):
+    """What Dask holds there moves to the others first, and its masters learn that it was closed."""
+    with Client(f"tcp://localhost:{scheduler.port(8786)}") as client, fc.addprocs(client):
+        worker = podman.start("worker", "--nthreads", 1, "--name", "leaving")
+        assert until(lambda: len(fc.workers()) == 3, 20)
+        pid = max(fc.workers())
+        held = client.scatter(["held"], workers=["leaving"])
+        podman("stop", "--time=30", worker.name)
+        assert client.gather(held) == ["held"]
+        with pytest.raises(fc.ProcessExited, match="its Dask worker was closed"):
+            fc.remotecall_fetch(pid, fc.myid)
 
 
 # SSH

@@ -1,8 +1,9 @@
-"""A worker of Dask without a nanny that finishes what it runs when it is told to stop, as orchestrators do.
+"""A worker of Dask without a nanny that closes in order when it is told to stop, as orchestrators do.
 
 ``dask worker --no-nanny --preload farcall.integrations.dask_worker tcp://scheduler:8786``
 
-Without this such a worker ends at the signal, in the middle of everything, and one with a nanny has ten seconds.
+Without this such a worker hangs up on the scheduler at the signal, as if it had crashed, and what Dask holds there is
+lost. One with a nanny has ten seconds.
 """
 
 import asyncio
