@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from CyRK import CyrkErrorCodes, ODEMethod
-from numba import carray
+from numba import carray  # type: ignore[attr-defined]
 from numba.extending import register_jitable
 
 from ._compiled import COUNT, STATES

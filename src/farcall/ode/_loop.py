@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, njit  # type: ignore[attr-defined]
 
 from ._advance import AUTOMATIC, FINISHED, LSODA, Task, integrate
 from ._compiled import RUNNING, STOPPED
