@@ -18,6 +18,7 @@ from farcall import _config
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", *(f"docs/{each.name}" for each in sorted((ROOT / "docs").glob("*.md")))]
 NEED_HOSTS = ["docs/ssh.md"]
+NEED_PODS = ["docs/laptop.md"]  # executed by tests/deploy/test_kubernetes_workers.py
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXPECTED = re.compile(r"^(\s*)(\S.*?)\s+# -> (.*)$")  # an expression and the repr of its value
 CHECK = """
@@ -65,7 +66,7 @@ def run_python(name: str, folder: Path, path: str) -> None:
         assert printed in done.stdout
 
 
-@pytest.mark.parametrize("name", [each for each in DOCUMENTS if each not in NEED_HOSTS])
+@pytest.mark.parametrize("name", [each for each in DOCUMENTS if each not in NEED_HOSTS + NEED_PODS])
 def test_the_python_of_a_document_runs(name, tmp_path):
     """All Python blocks of a document run in order in one program; values after ``# ->`` and printed text are right."""
     run_python(name, tmp_path, os.environ["PATH"])

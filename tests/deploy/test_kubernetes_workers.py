@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from api_server import DEPLOYMENTS, ApiServer
 from pods import PENDING, RunningPods
+from test_docs import NEED_PODS, run_python
 from waiting import until
 
 import farcall as fc
@@ -23,7 +24,7 @@ def server(tmp_path_factory) -> Iterator[ApiServer]:
         monkeypatch.setenv("FARCALL_SHARED_MINIMUM", str(1 << 40))  # pods of other hosts share no memory with us
         made.pods = RunningPods(made, folder)
         try:
-            Kubernetes(workers=2, image="r.example.org/farcall:2").deploy(timeout=40, say=lambda _: None)
+            Kubernetes(workers=2, image="registry.example.org/ann/farcall:1").deploy(timeout=40, say=lambda _: None)
             yield made
         finally:
             made.pods.close()
@@ -57,6 +58,13 @@ def test_a_master_outside_computes_through_the_api_server(server):
         assert count_forwards(server) == known
     assert fc.workers() == [1]
     assert server.find(DEPLOYMENTS, "farcall-worker") == before
+
+
+@pytest.mark.parametrize("name", NEED_PODS)
+def test_the_python_of_a_document_runs_on_pods(server, name, tmp_path):
+    """All Python blocks of a document run in order in one program; values after ``# ->`` and printed text are right."""
+    run_python(name, tmp_path, os.environ["PATH"])
+    assert replicas(server) == 2
 
 
 def test_pods_come_and_go_while_a_map_runs(server, capfd):
