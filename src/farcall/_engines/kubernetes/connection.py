@@ -184,6 +184,8 @@ class Connection:
             how = f"ask whoever runs the cluster; `kubectl auth can-i --list -n {namespace}` says what you may do"
         elif code == 404 and said.startswith("namespaces "):
             how = f"kubectl create namespace {namespace}, or name another: namespace= (--namespace)"
+        elif code == 404 and said.startswith("the server could not find the requested resource"):
+            how = f"the cluster is older than Kubernetes 1.21: {request}"
         elif code == 409:
             how = "somebody else changes it at the same time: do this again"
         elif code in BUSY:
