@@ -27,7 +27,7 @@ from waiting import until
 import farcall as fc
 
 pytestmark = [
-    pytest.mark.timeout(300),  # for the image, where nothing of it is there yet
+    pytest.mark.timeout(480),  # for the image, where nothing of it is there yet and all else runs beside
     pytest.mark.filterwarnings("ignore:Mismatched versions"),  # of Python's patches, and of Dask's packages
 ]
 
