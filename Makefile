@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-clusters test-others test-containers check bench bench-speedup bench-micro fix lock clean
+.PHONY: demo test test-clusters test-others test-containers check bench bench-speedup bench-micro notebook fix lock clean
 
 demo: .venv/demo
 	$(BIN)/farcall run -p 2 examples/pi.py
@@ -41,6 +41,11 @@ bench-speedup: .venv/demo
 
 bench-micro: .venv/demo
 	cd benchmarks && ../$(BIN)/python -m micro
+
+# On a machine that has nothing else to do, for the notebook shows how long things took.
+notebook: .venv/test
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False examples/notebooks/*.ipynb
+	$(BIN)/python tests/lab.py docs/notebook.png
 
 fix: .venv/test
 	$(BIN)/ruff check --fix

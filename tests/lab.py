@@ -74,7 +74,7 @@ def open_lab(folder: Path, cells: Sequence[str]) -> Iterator[Lab]:
         sync_playwright() as playwright,
         playwright.chromium.launch(executable_path=CHROMIUM, args=flags) as browser,
     ):
-        page = browser.new_page(viewport={"width": 1000, "height": 1060})
+        page = browser.new_page(viewport={"width": 1000, "height": 1085})
         page.goto(f"{address}/doc/tree/coins.ipynb?token={token}")
         yield Lab(page)
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -176,6 +177,16 @@ def test_a_map_that_takes_a_while_shows_a_widget(notebook):
     assert len(widgets(bar)) == 1
     said = [content["data"].get("state", {}).get("value") for kind, content in bar.messages if kind == "comm_msg"]
     assert any("40/40" in str(each) for each in said)
+
+
+def test_the_cells_of_the_page_run(notebook):
+    """Each cell of docs/notebook.md does; what a call prints appears under the one that the page names."""
+    page = (Path(__file__).parents[2] / "docs/notebook.md").read_text()
+    cells = [notebook.run(code) for code in re.findall(r"^```ipython\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)]
+    assert [cell.error for cell in cells] == [None] * 5
+    assert cells[3].stream() == [f"From worker 2:\tstep {i}" for i in range(3)]
+    assert cells[4].stream() == []
+    notebook.run("fc.rmprocs([pid for pid in fc.workers() if pid > 3]);")
 
 
 def test_without_a_notebook():
