@@ -123,7 +123,9 @@ class Deployment:
             if self.is_hopeless():
                 raise LaunchError(f"{progress}\n{self.explain()}")
             if time.monotonic() > deadline:
-                why = self.explain() or "give it more time: timeout= (--timeout)"
+                failure = self.forwards.failure
+                unasked = f"the scheduler cannot be asked who has joined: {failure}" if failure else ""
+                why = self.explain() or unasked or "give it more time: timeout= (--timeout)"
                 raise LaunchError(f"after {timeout:g} s {progress}\n{why}")
             time.sleep(_INTERVAL)
 
