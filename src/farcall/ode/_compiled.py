@@ -26,11 +26,14 @@ _SIGNATURE = types.void(_DOUBLES, types.float64, _DOUBLES, types.CPointer(_DOUBL
 
 
 class Right:
-    """A right-hand side. Compiled when its address is asked for first, once in a cluster."""
+    """A right-hand side. Compiled when its address is asked for first, once in a cluster.
 
-    def __init__(self, fill: Any) -> None:
+    ``fill(dy, t, y, p, states, parameters)`` writes the derivatives into an array; ``fill_memory`` gets pointers.
+    """
+
+    def __init__(self, fill: Any, fill_memory: Any) -> None:
         self.fill = fill
-        self._right = _make_right(fill)
+        self._right = _make_right(fill_memory)
 
     def __repr__(self) -> str:
         return f"<Right of {self.fill}>"
@@ -48,33 +51,43 @@ def right_of_states(function: FunctionType, arguments: Sequence[str], states: in
     values = ["t" if each == "t" else next(given) for each in arguments]
     values += [f"p[{index}]" for index in range(parameters)]
     targets = "".join(f"dy[{index}], " for index in range(states))
-    inner = f"def fill(dy, t, y, p):\n  {targets}= rates({', '.join(values)})"
+    inner = f"def fill(dy, t, y, p, states, parameters):\n  {targets}= rates({', '.join(values)})"
     namespace: dict[str, Any] = {}
     exec(f"def capture(rates):\n {inner}\n return fill", namespace)
-    return Right(njit(error_model="numpy")(namespace["capture"](njit(error_model="numpy")(function))))
+    fill = _compile(namespace["capture"](_compile(function)))
+    return Right(fill, fill)  # it indexes, and does not mind which of the two it gets
 
 
 def right_of_arrays(function: Callable[..., Any], takes_parameters: bool) -> Right:
     """Return the right-hand side that a function f(t, y, p), or f(t, y), returns as an array, a tuple or a list."""
-    rates = function if is_jitted(function) else njit(error_model="numpy")(function)
+    rates = function if is_jitted(function) else _compile(function)
     if takes_parameters:
 
-        def fill(dy: Any, t: Any, y: Any, p: Any) -> None:
+        def fill(dy: Any, t: Any, y: Any, p: Any, states: Any, parameters: Any) -> None:
             found = rates(t, y, p)
-            if len(found) != len(dy):
+            if len(found) != states:
                 raise ValueError
-            for index in range(len(dy)):
+            for index in range(states):
                 dy[index] = found[index]
     else:
 
-        def fill(dy: Any, t: Any, y: Any, p: Any) -> None:
+        def fill(dy: Any, t: Any, y: Any, p: Any, states: Any, parameters: Any) -> None:
             found = rates(t, y)
-            if len(found) != len(dy):
+            if len(found) != states:
                 raise ValueError
-            for index in range(len(dy)):
+            for index in range(states):
                 dy[index] = found[index]
 
-    return Right(njit(error_model="numpy")(fill))
+    compiled = _compile(fill)
+
+    def fill_memory(dy: Any, t: Any, y: Any, p: Any, states: Any, parameters: Any) -> None:
+        compiled(dy, t, carray(y, (states,)), carray(p, (parameters,)), states, parameters)
+
+    return Right(compiled, _compile(fill_memory))
+
+
+def _compile(function: Any) -> Any:
+    return njit(error_model="numpy")(function)
 
 
 def _generate_call(typing: Any, function: Any, t: Any) -> Any:
@@ -97,18 +110,17 @@ def _make_right(fill: Any) -> Any:
         watch[COUNT] += 1.0
         if watch[COUNT] >= watch[LOOK_AT]:
             _call(arguments[2], t)
-        states, parameters = int(watch[STATES]), int(watch[PARAMETERS])
-        rates = carray(dy, (states,))
+        states, parameters = np.int64(watch[STATES]), np.int64(watch[PARAMETERS])
         if watch[STOPPED] == RUNNING:
             try:
-                fill(rates, t, carray(y, (states,)), carray(arguments[1], (parameters,)))
+                fill(dy, t, y, arguments[1], states, parameters)
             except Exception:
                 watch[STOPPED], watch[TIME] = RAISED, t
                 for index in range(states):
                     watch[STATE + index] = y[index]
         if watch[STOPPED] != RUNNING:  # every method gives up when it gets no numbers
             for index in range(states):
-                rates[index] = np.nan
+                dy[index] = np.nan
 
     options: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True}
     return njit(**options)(right)

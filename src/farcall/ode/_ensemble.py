@@ -78,8 +78,8 @@ class EnsembleProblem:
             self.rows[:, column] = np.broadcast_to(array, self.shape).ravel()
 
     def __repr__(self) -> str:
-        count, names = math.prod(self.shape), ", ".join(self.names) or "nothing"
-        return f"<EnsembleProblem {self.problem.equations.name}: {count:,} trajectories, with other {names}>"
+        count, names = count_trajectories(math.prod(self.shape)), ", ".join(self.names) or "nothing"
+        return f"<EnsembleProblem {self.problem.equations.name}: {count}, with other {names}>"
 
 
 class EnsembleSolution:
@@ -90,21 +90,22 @@ class EnsembleSolution:
     for its index when and why. ``stiff`` says which were so, if ``solve`` chose the method. It can be pickled.
     """
 
-    def __init__(self, ensemble: EnsembleProblem, t: Vector, parts: Members) -> None:
+    def __init__(self, ensemble: EnsembleProblem, request: Request, parts: Members) -> None:
+        assert request.saveat is not None
         shape, problem = ensemble.shape, ensemble.problem
         self.problem = problem
-        self.t = t
+        self.t = request.saveat
         self.y = parts.y.reshape(*shape, *parts.y.shape[1:])
         names = [*problem.states, *problem.parameters]
         self.values = {name: parts.numbers[:, names.index(name)].reshape(shape) for name in ensemble.names}
-        self.stiff = parts.stiff.reshape(shape)
+        self.stiff = parts.stiff.reshape(shape) if request.method is None else None
         self.ended = {tuple(map(int, np.unravel_index(each, shape))): why for each, why in parts.ended.items()}
         self.success = np.ones(shape, np.bool_)
         for each in self.ended:
             self.success[each] = False
 
     def __repr__(self) -> str:
-        whole = f"{self.success.size:,} trajectories at {self.t.size:,} time{'s' if self.t.size != 1 else ''}"
+        whole = f"{count_trajectories(self.success.size)} at {self.t.size:,} time{'s' if self.t.size != 1 else ''}"
         ended = f", {len(self.ended):,} of which end early" if self.ended else ""
         return f"<EnsembleSolution of {self.problem.equations.name}: {whole}{ended}>"
 
@@ -141,10 +142,14 @@ def solve_ensemble(
             first = place.stop
     finally:
         bar.close()
-    assert request.saveat is not None
-    solution = EnsembleSolution(ensemble, request.saveat, everything)
+    solution = EnsembleSolution(ensemble, request, everything)
     _warn(solution)
     return solution
+
+
+def count_trajectories(count: int) -> str:
+    """Return a number of trajectories in words."""
+    return f"{count:,} trajector{'ies' if count != 1 else 'y'}"
 
 
 def _make_function(ensemble: EnsembleProblem, request: Request, seed: Any) -> Callable[[Chunk], Members]:

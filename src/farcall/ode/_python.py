@@ -36,7 +36,7 @@ class _Counted:
             dy[:] = self.rates(t, y.copy())
         else:
             self._note(t)
-            self._fill(dy, t, y, self._p)
+            self._fill(dy, t, y, self._p, y.size, self._p.size)
 
     def rates(self, t: float, y: Vector) -> Vector:
         """Return the derivatives."""
@@ -63,7 +63,7 @@ class _Event:
 
 
 def integrate_in_python(problem: ODEProblem, fill: Callable[..., Any] | None, request: Request) -> Found:
-    """Return what is found by calling ``fill(dy, t, y, p)``, or Python's function if there is none."""
+    """Return what is found by calling the ``fill`` of a ``Right``, or Python's function if there is none."""
     try:
         from CyRK import pysolve_ivp
     except ImportError:

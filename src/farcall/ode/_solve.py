@@ -94,6 +94,7 @@ def solve(
     try:
         listed = (events,) if callable(events) else tuple(events)
         found = integrate(one, replace(request, events=listed, progress=percent.reach if percent.is_wanted else None))
+        percent.reach(float(found.t[-1]) if found.t.size else one.tspan[0])
     finally:
         percent.close()
     solution = Solution(one, found)
