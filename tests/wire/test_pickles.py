@@ -1,7 +1,9 @@
 """Values arrive equal; what cannot travel is an error that names it."""
 
+import concurrent.futures
 import contextlib
 import gc
+import importlib
 import pickle
 import sys
 import threading
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import until
 
 from farcall._errors import SerializationError
 from farcall._wire import pickles
@@ -502,3 +505,41 @@ def test_a_payload_keeps_its_buffers_alive_and_nothing_else_does():
     del payload
     gc.collect()
     assert gone() is None
+
+
+PACKAGE = {
+    "__init__.py": "import gate\ngate.wait()\nvalue = 1\nfrom .part import thing\ndef top(): return thing()\n",
+    "part.py": "from . import value\ndef thing(): return value\n",
+}
+
+
+@pytest.mark.parametrize("what", ["thing", "module"])
+def test_threads_may_import_a_package_from_both_ends(tmp_path, monkeypatch, what):
+    """While one unpickles what is in a package, and imports it, another one wants a module of it: it gets the whole."""
+    gate, go, waiting = types.ModuleType("gate"), threading.Event(), []
+    gate.wait = lambda: waiting.append(threading.get_ident()) or go.wait()
+    monkeypatch.setitem(sys.modules, "gate", gate)
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"from_both_ends_{what}"
+    (tmp_path / name).mkdir()
+    for file, text in PACKAGE.items():
+        (tmp_path / name / file).write_text(text)
+    go.set()
+    package = importlib.import_module(name)
+    payloads = [pickles.encode(each) for each in (package.top, package.thing if what == "thing" else package.part)]
+    go.clear()
+
+    def is_blocked():
+        frames = sys._current_frames()
+        return any(frames[each.ident].f_code.co_filename.startswith("<frozen importlib") for each in threads._threads)
+
+    with elsewhere(name, f"{name}.part"), concurrent.futures.ThreadPoolExecutor(2) as threads:
+        first = threads.submit(cross, payloads[0])
+        try:
+            assert until(lambda: len(waiting) == 2)
+            second = threads.submit(cross, payloads[1])
+            assert until(is_blocked)
+        finally:
+            go.set()
+        assert first.result()() == 1
+        assert getattr(second.result(), "thing", second.result())() == 1

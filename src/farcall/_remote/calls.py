@@ -14,6 +14,7 @@ from .._node.current import current_node, find_node, main_namespace, running_cal
 from .._node.node import Node
 from .._types import P, ProcessId, R
 from .._wire.messages import WANT_FUTURE
+from .._wire.pickles import import_from_above
 from .channel import RemoteChannel
 from .future import Future
 from .metered import counted_from_now
@@ -308,7 +309,7 @@ def define(name: str, what: Any) -> None:
 
 def bind_module(name: str) -> None:
     """Import a module and bind its top-level package in ``__main__`` of this process."""
-    __import__(name)
+    import_from_above(name)
     top = name.partition(".")[0]
     main_namespace()[top] = sys.modules[top]
 

@@ -6,7 +6,6 @@ defined again, or use something else than before, with a *version* of them all: 
 are registered again, in the function that is there, so that whatever calls it sees them.
 """
 
-import importlib
 import operator
 import sys
 import threading
@@ -16,7 +15,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from .compiled.content import Content, content_of
-from .pickles import Parcel
+from .pickles import Parcel, import_from_above
 from .uses import goes_by_value
 
 _Method = tuple[Any, tuple[Any, ...], Any, int]  # implementation, types, type of further arguments, precedence
@@ -112,7 +111,7 @@ def _pack(function: Any, methods: list[_Method], identity: str) -> _Sent:
 def _find(identity: str, description: _Description) -> Any:
     """Return the generic function of an identity as it is here, or a new one without methods."""
     if description.place is not None:
-        importlib.import_module(description.place[0])  # not with the lock: that may take a while
+        import_from_above(description.place[0])  # not with the lock: that may take a while
     with _here.lock:
         known = _here.functions.get(identity)
         if description.place is not None:
@@ -154,7 +153,7 @@ def _update(function: Any, state: _State) -> None:
     from plum import Signature
 
     for each in state.modules:
-        importlib.import_module(each)
+        import_from_above(each)
     if _here.versions[state.identity] >= state.version:
         return
     methods, owner = state.parcel.open()

@@ -29,6 +29,7 @@ from .uses import Uses, goes_by_value, is_constant_array, is_former, is_importab
 
 PROTOCOL = 5
 OUT_OF_BAND = 16 * 1024  # smaller buffers are cheaper inside the pickle
+_NAMES_SOMETHING = pickle.STACK_GLOBAL  # without this byte nothing in a pickle is imported
 
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
 
@@ -261,7 +262,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             reduced = reduce_foreign(obj)
             return reduced if reduced is not NotImplemented else super().reducer_override(obj)
         if type(obj) is ModuleType:
-            goes_by_value(obj.__name__)  # registers it, if so
+            if not goes_by_value(obj.__name__) and obj.__name__ in sys.modules:
+                return import_from_above, (obj.__name__,)
         elif isinstance(obj, (type, FunctionType)):
             goes_by_value(obj.__module__)
             if is_former(obj):
@@ -279,8 +281,20 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
                 self.globals_ref[id(namespace)] = MainNames()  # cloudpickle fills in what the functions of it use
 
 
+def import_from_above(name: str) -> ModuleType:
+    """Import a module, its packages first, and return it.
+
+    Python itself does not wait for a package that another thread is importing: the module runs with half of that, which
+    often is an error in both.
+    """
+    parts = name.split(".")
+    for count in range(1, len(parts)):
+        importlib.import_module(".".join(parts[:count]))
+    return importlib.import_module(name)
+
+
 def _import_named(module: str, name: str) -> Any:
-    return operator.attrgetter(name)(importlib.import_module(module))
+    return operator.attrgetter(name)(import_from_above(module))
 
 
 def _is_enriched(kind: type[BaseException]) -> bool:
@@ -326,6 +340,21 @@ def _rebuild_array(index: int, dtype: Any, shape: tuple[int, ...], order: str) -
     return array
 
 
+class _Unpickler(pickle.Unpickler):
+    """Imports what is needed so that threads of this process can do it at the same time."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module not in sys.modules:
+            import_from_above(module)
+        return super().find_class(module, name)
+
+
+def _load(body: Any, buffers: Sequence[Any] = ()) -> Any:
+    if type(body) is bytes and _NAMES_SOMETHING not in body:
+        return pickle.loads(body, buffers=buffers)
+    return _Unpickler(io.BytesIO(body), buffers=buffers).load()
+
+
 def decode(body: Any, buffers: Sequence[Any] = (), indexed: Sequence[Any] = (), holds: Sequence[Any] = ()) -> Any:
     """Return the value of a pickle. Whatever goes wrong, SystemExit included, is a SerializationError.
 
@@ -334,7 +363,7 @@ def decode(body: Any, buffers: Sequence[Any] = (), indexed: Sequence[Any] = (), 
     outer = _context.buffers, _context.holds
     _context.buffers, _context.holds = indexed, holds
     try:
-        return pickle.loads(body, buffers=buffers)
+        return _load(body, buffers)
     except Unopened as unopened:
         lacking = unopened.error  # raised below: here it would have what carried it in its context
     except (Exception, SystemExit) as error:
@@ -347,7 +376,7 @@ def decode(body: Any, buffers: Sequence[Any] = (), indexed: Sequence[Any] = (), 
 def decode_plain(body: Any) -> Any:
     """Return the value of a pickle without attachments."""
     try:
-        return pickle.loads(body)
+        return _load(body)
     except (Exception, SystemExit) as error:
         raise SerializationError(f"it cannot be unpickled: {type(error).__name__}: {error}") from error
 
