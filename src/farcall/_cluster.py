@@ -78,7 +78,7 @@ class Cluster:
         self.token = secrets.token_bytes(32)
         self._dial = Dialler()
         self.node = Node(1, self.token, read_config(), dial=self._dial)
-        self.mirror = Mirror(lambda cell: self.node.cells.enter(cell))
+        self.mirror = Mirror(self.node.cells.begin)
         self.node.on_output = self.mirror.put
         self.node.on_exit = self._exited
         self._records = threading.Lock()  # guards the two tables of ends below

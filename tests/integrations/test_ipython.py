@@ -92,6 +92,7 @@ def test_everywhere(notebook):
     assert notebook.run("%%everywhere fc.workers()\nwhere = 10 * fc.myid()").value is None
     assert notebook.run("fc.pmap(lambda p: fc.remotecall_fetch(p, eval, 'where'), [2, 3])").value == "[20, 30]"
     assert notebook.run("'where' in globals()").value == "False"
+    assert "%%everywhere 2, 3" in notebook.run("%%everywhere 2 3\n1").stream("stderr")[0]
 
 
 def test_spawnat(notebook):

@@ -155,3 +155,15 @@ def test_to_catch_up_is_to_have_printed_what_has_come(worker, master):
     for count in (1, 100, 5000):
         stream.write("".join(f"{i}\n" for i in range(count)))
         assert master.printed() == [(0, str(i)) for i in range(count)]
+
+
+def test_output_that_nobody_reads_ends_no_call():
+    """A worker that cannot say which cell it works for works nevertheless."""
+    read, write = os.pipe()
+    cells, stream = Cells(), LineStream(write, "<stdout>")
+    cells.enter = stream.enter
+    os.close(read)
+    with pytest.raises(BrokenPipeError):
+        stream.enter(1)
+    cells.begin(2)
+    os.close(write)

@@ -48,7 +48,7 @@ class Callee:
         token = current_call.set(call)
         call.main = on_main_thread()
         if call.cell:
-            self._node.cells.enter(call.cell)
+            self._node.cells.begin(call.cell)
         if call.watch is not None:
             call.watch.take_up()
         started = _clock()
@@ -106,7 +106,7 @@ class Callee:
         """Run a call that this process makes to itself."""
         token = current_call.set(call)
         if call.cell:
-            self._node.cells.enter(call.cell)
+            self._node.cells.begin(call.cell)
         finish = target.finish
         if call.watch is not None:
             call.watch.take_up()

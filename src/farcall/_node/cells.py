@@ -4,6 +4,7 @@ The master gives each cell a number, from 1 on. A call carries that of the cell 
 that it makes carry it on. Without a notebook no call carries any.
 """
 
+import contextlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
@@ -33,6 +34,11 @@ class Cells:
         self.are_used = False
         self.find: Callable[[], int] = cell_of_call  # for which cell this thread works
         self.enter: Callable[[int], None] = lambda cell: None  # what this thread prints next belongs to a cell
+
+    def begin(self, cell: int) -> None:
+        """Have what this thread prints next belong to a cell. Never raises: its output may be closed."""
+        with contextlib.suppress(Exception):
+            self.enter(cell)
 
     def current(self) -> int:
         """Return the cell for which this thread makes a call now."""

@@ -29,8 +29,11 @@ def load(shell: Any) -> None:
     """Give the magics to a shell, and if it is a notebook have what workers print appear where it belongs."""
     shell.register_magics(FarcallMagics)
     streams = sys.stdout, sys.stderr
-    if all(isinstance(getattr(each, "_parent_header", None), ContextVar) for each in streams):
-        notebook, cells = Notebook(shell, streams), master().node.cells
+    if not all(isinstance(getattr(each, "_parent_header", None), ContextVar) for each in streams):
+        return
+    cells = master().node.cells
+    if not cells.are_used:
+        notebook = Notebook(shell, streams)
         cells.find, cells.enter, cells.are_used = notebook.find, notebook.enter, True
         shell.events.register("pre_run_cell", begin_cell)
         shell.events.register("post_run_cell", finish_cell)
@@ -89,6 +92,8 @@ class Notebook:
 class FarcallMagics(Magics):
     """``%%everywhere``, ``%spawnat`` and ``%timed``."""
 
+    shell: Any
+
     @no_var_expand
     @line_cell_magic
     def everywhere(self, line: str, cell: str | None = None) -> Any:
@@ -105,7 +110,11 @@ class FarcallMagics(Magics):
         """
         if cell is None:
             return everywhere(line)
-        return everywhere(cell, pids=self._evaluate(line) if line.strip() else None)
+        try:
+            pids = compile(line.strip() or "None", "<pids>", "eval")
+        except SyntaxError:
+            raise UsageError("%%everywhere: processes as Python writes them, such as %%everywhere 2, 3") from None
+        return everywhere(cell, pids=eval(pids, self.shell.user_ns))
 
     @needs_local_scope
     @no_var_expand
@@ -123,7 +132,7 @@ class FarcallMagics(Magics):
             raise UsageError("%spawnat: first where, then what to run there: %spawnat 2 heads(10_000)")
         expression = rest[0]
         compile(expression, "<spawnat>", "eval")
-        names = self._own.user_ns
+        names = self.shell.user_ns
         if local_ns is not None and local_ns is not names:
             names = {**names, **local_ns}
         function = eval(f"lambda: (\n{expression}\n)", names)
@@ -142,14 +151,14 @@ class FarcallMagics(Magics):
         """
         if cell is not None and line.strip():
             raise UsageError("%%timed: the code begins on the next line")
-        run = self._compile(self._own.transform_cell(line if cell is None else cell))
+        run = self._compile(self.shell.transform_cell(line if cell is None else cell))
         with timed():
-            return run(self._own.user_ns, local_ns)
+            return run(self.shell.user_ns, local_ns)
 
     def _compile(self, source: str) -> Callable[..., Any]:
         """Return what runs code in given namespaces and returns the value of its last line if that is an expression."""
-        compiler = self._own.compile
-        name = compiler.cache(source, self._own.execution_count)  # so that tracebacks show its lines
+        compiler = self.shell.compile
+        name = compiler.cache(source, self.shell.execution_count)  # so that tracebacks show its lines
         body = compiler.ast_parse(source, name).body
         has_value = body and isinstance(body[-1], ast.Expr)
         last = ast.Expression(body.pop().value if has_value else ast.Constant(None))
@@ -161,10 +170,3 @@ class FarcallMagics(Magics):
             return eval(value, *names)
 
         return run
-
-    @property
-    def _own(self) -> Any:
-        return self.shell
-
-    def _evaluate(self, expression: str) -> Any:
-        return eval(expression, self._own.user_ns)
