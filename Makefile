@@ -34,6 +34,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/timed.py
 	$(BIN)/python benchmarks/tls.py
 	$(BIN)/python benchmarks/clusters.py
+	$(BIN)/python benchmarks/forwarded.py
 
 # As root: twenty workers on ten hosts, in a quarter of an hour or more.
 bench-speedup: .venv/demo
