@@ -18,7 +18,7 @@ def talk():
     print("from Python")
     print("to stderr", file=sys.stderr)
     fc.remotecall_fetch(3, print, "nested")
-    fc.remotecall_fetch(1, print, "back home")
+    fc.remotecall_fetch(1, print, "back home\n", end="")  # in one piece, between whose halves no line can come
 """
 WORK = """
 def work(n):
@@ -61,6 +61,13 @@ def test_a_call_that_waits_for_a_worker_prints_in_its_cell(notebook):
     notebook.read_until(lambda: second.stream("stderr"))
     assert (first.stream(), second.stream(), third.stream()) == (["From worker 3:\tqueued"], ["on the master"], [])
     assert "ValueError: invalid literal" in second.stream("stderr")[-1]
+
+
+def test_what_a_call_printed_comes_before_its_value(notebook):
+    """What the cell prints when it has the value comes after, and never into a line of the worker."""
+    for code in "fc.remotecall_fetch(2, print, 'it')", "fc.fetch(fc.spawnat(3, print, 'it'))", "fc.pmap(print, ['it'])":
+        cell = notebook.run(f"for _ in range(30):\n    {code}\n    print('here')")
+        assert [line.partition("\t")[2] or line for line in cell.stream()] == ["it", "here"] * 30
 
 
 def test_what_a_call_printed_is_there_when_its_cell_is_over(notebook):

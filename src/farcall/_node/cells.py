@@ -34,6 +34,7 @@ class Cells:
         self.are_used = False
         self.find: Callable[[], int] = cell_of_call  # for which cell this thread works
         self.enter: Callable[[int], None] = lambda cell: None  # what this thread prints next belongs to a cell
+        self.catch_up: Callable[[], None] = lambda: None  # what workers have printed until now is shown
 
     def begin(self, cell: int) -> None:
         """Have what this thread prints next belong to a cell. Never raises: its output may be closed."""

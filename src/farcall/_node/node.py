@@ -268,7 +268,9 @@ class Node:
         return self.open_answer(slot.link, slot.frame)
 
     def open_answer(self, link: Link, frame: Frame) -> Any:
-        """Return the value of an answer, or raise its error."""
+        """Return the value of an answer, or raise its error. In a notebook what was printed before comes first."""
+        if self.cells.are_used:
+            self.cells.catch_up()
         parts = self.references.unwrap(link, frame) if frame.attachments else None
         if frame.target == VALUE:
             try:

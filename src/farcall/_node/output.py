@@ -138,6 +138,7 @@ class Mirror:
         self._sources: set[_Source] = set()
         self._lines: deque[tuple[ProcessId, str, str, int]] = deque()  # that came in messages
         self._awaited: deque[threading.Event] = deque()
+        self._busy = False  # something has been read, or is about to be, that is not printed yet
         self._closing: float | None = None
         self._thread = threading.Thread(target=self._run, name="farcall-output", daemon=True)
         self._thread.start()
@@ -168,7 +169,10 @@ class Mirror:
             self._waker.send(b"x")
 
     def catch_up(self, timeout: float) -> None:
-        """Wait, but not for long, until what has come is printed."""
+        """Wait, but not for long, until what has come is printed; if there is nothing, not at all."""
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            if not (self._busy or self._lines or any(key.data for key, _ in self._selector.select(0.0))):
+                return
         event = threading.Event()
         self._awaited.append(event)
         with contextlib.suppress(OSError):  # closed meanwhile
@@ -188,7 +192,10 @@ class Mirror:
         while not self._is_done():
             awaited = [self._awaited.popleft() for _ in range(len(self._awaited))]
             left = None if self._closing is None else max(0.0, self._closing - time.monotonic())
-            for key, _ in self._selector.select(0.0 if awaited else left):
+            self._busy = False
+            ready = self._selector.select(0.0 if awaited else left)
+            self._busy = True
+            for key, _ in ready:
                 if key.data is None:
                     self._woken.recv(4096)
                 elif not key.data.copy():  # which reads as much as a pipe holds

@@ -1,6 +1,7 @@
 """A notebook on a cluster: magics, and what workers print appears in the cell whose call printed it."""
 
 import ast
+import functools
 import itertools
 import sys
 from collections.abc import Callable
@@ -18,11 +19,11 @@ from IPython.core.magic import (
     output_can_be_silenced,
 )
 
-from .. import Future, everywhere, nprocs, spawnat, timed
+from .. import Future, everywhere, spawnat, timed
 from .._cluster import master
 
 _MOST_CELLS = 1000  # whose calls may still print
-_PATIENCE = 1.0  # seconds that a cell waits at its end for what has been printed
+_PATIENCE = 0.5  # seconds to wait until what has been printed is shown
 
 
 def load(shell: Any) -> None:
@@ -31,10 +32,11 @@ def load(shell: Any) -> None:
     streams = sys.stdout, sys.stderr
     if not all(isinstance(getattr(each, "_parent_header", None), ContextVar) for each in streams):
         return
-    cells = master().node.cells
+    cells, mirror = master().node.cells, master().mirror
     if not cells.are_used:
         notebook = Notebook(shell, streams)
         cells.find, cells.enter, cells.are_used = notebook.find, notebook.enter, True
+        cells.catch_up = functools.partial(mirror.catch_up, _PATIENCE)
         shell.events.register("pre_run_cell", begin_cell)
         shell.events.register("post_run_cell", finish_cell)
 
@@ -46,8 +48,7 @@ def begin_cell(info: object) -> None:
 
 def finish_cell(result: object) -> None:
     """Have what has been printed until now appear before the cell is over: what comes then, not every program shows."""
-    if nprocs() > 1:
-        master().mirror.catch_up(_PATIENCE)
+    master().node.cells.catch_up()
 
 
 class Notebook:
