@@ -73,30 +73,30 @@ def test_names_are_as_python_normalises_them():
     assert ode.solve(problem)["ϵ"][0] == 2.0
 
 
-@pytest.mark.parametrize(
-    ("text", "line", "message"),
-    [
-        ("def f(x, y):\n    dx = y", 3, "the derivative of y is missing: write dy = …"),
-        ("def f(x, w):\n    dx = x", 3, "write dw = …, or delete w, which is used nowhere"),
-        ("def f(x, *, a=1):\n    dx = (\n        b * x)", 5, "b is no state, no parameter, and no name"),
-        ("def f(x):\n    dx = t", 4, "t is no state, no parameter"),
-        ("def f(x, a=1):\n    dx = a * x", 3, r"write def …\(…, \*, a=…\)"),
-        ("def f(x):\n    dx = x\n    dy = x", 5, "dy is used nowhere, and is no derivative of a state: these are x"),
-        ("def f(x):\n    dx = x\n    return dx", 5, "nothing is returned"),
-        ("def f(x, dx):\n    dx = x\n    ddx = x", 4, "dx is a state, so it is given"),
-        ("def f(x):\n    x = 2\n    dx = x", 4, "x is given, and not assigned"),
-        ("def f(*x):\n    dx = 1", 3, r"in the place of \*x"),
-        ("def f(*, k=1):\n    pass", 3, "it has no state"),
-        ("def f(x):\n    dx = yield x", 4, "only numbers are computed"),
-    ],
-)
-def test_mistakes_name_the_line(tmp_path, text, line, message):
+MISTAKES = [
+    ("def f(x, y):\n    dx = y", 3, "the derivative of y is missing: write dy = …"),
+    ("def f(x, w):\n    dx = x", 3, "write dw = …, or delete w, which is used nowhere"),
+    ("def f(x, *, a=1):\n    dx = (\n        b * x)", 5, "b is no state, no parameter, and no name"),
+    ("def f(x):\n    dx = t", 4, "t is no state, no parameter"),
+    ("def f(x, a=1):\n    dx = a * x", 3, r"write def …\(…, \*, a=…\)"),
+    ("def f(x):\n    dx = x\n    dy = x", 5, "dy is used nowhere, and is no derivative of a state: these are x"),
+    ("def f(x):\n    dx = x\n    return dx", 5, "nothing is returned"),
+    ("def f(x, dx):\n    dx = x\n    ddx = x", 4, "dx is a state, so it is given"),
+    ("def f(x):\n    x = 2\n    dx = x", 4, "x is given, and not assigned"),
+    ("def f(*x):\n    dx = 1", 3, r"in the place of \*x"),
+    ("def f(*, k=1):\n    pass", 3, "it has no state"),
+    ("def f(x):\n    dx = yield x", 4, "only numbers are computed"),
+]
+
+
+def test_mistakes_name_the_line(tmp_path):
     """A mistake in a definition is a SyntaxError with the file, the line and its text."""
-    with pytest.raises(SyntaxError, match=message) as caught:
-        define(text, tmp_path)
-    written = (tmp_path / "equations.py").read_text().splitlines()
-    assert (caught.value.filename, caught.value.lineno) == (str(tmp_path / "equations.py"), line)
-    assert caught.value.text.strip() == written[line - 1].strip()
+    for text, line, message in MISTAKES:
+        with pytest.raises(SyntaxError, match=message) as caught:
+            define(text, tmp_path)
+        written = (tmp_path / "equations.py").read_text().splitlines()
+        assert (caught.value.filename, caught.value.lineno) == (str(tmp_path / "equations.py"), line)
+        assert caught.value.text.strip() == written[line - 1].strip()
 
 
 def test_what_is_no_definition_is_refused():
@@ -123,25 +123,25 @@ def decay(x, y, *, k=1.0, m):
     dy = -m * y
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        (([1, 2], (0, 1)), ValueError, r"m has no default and no value: write p=\{'m': …\}"),
-        (([1, 2], (0, 1), {"n": 1}), ValueError, "decay has no parameter n: it has k, m"),
-        (([1, 2], (0, 1), [1, 2, 3]), ValueError, r"decay has 2 parameters \(k, m\), not 3"),
-        (([1, 2], (0, 1), {"m": "one"}), TypeError, "decay: m must be a real number"),
-        (([1, 2, 3], (0, 1), [1, 2]), ValueError, r"decay has 2 states, and u0=\[1, 2, 3\] has the shape \(3,\)"),
-        (({"x": 1}, (0, 1), [1, 2]), ValueError, "y has no initial value"),
-        (({"x": 1, "z": 2}, (0, 1), [1, 2]), ValueError, "decay has no state z: it has x, y"),
-        (([1, math.nan], (0, 1), [1, 2]), ValueError, "must be a finite number"),
-        (([1, 2], 3, [1, 2]), ValueError, "write two numbers"),
-        (([1, 2], (0, math.inf), [1, 2]), ValueError, "must be finite"),
-    ],
-)
-def test_problems_that_are_none(arguments, error, message):
+NO_PROBLEMS = [
+    (([1, 2], (0, 1)), ValueError, r"m has no default and no value: write p=\{'m': …\}"),
+    (([1, 2], (0, 1), {"n": 1}), ValueError, "decay has no parameter n: it has k, m"),
+    (([1, 2], (0, 1), [1, 2, 3]), ValueError, r"decay has 2 parameters \(k, m\), not 3"),
+    (([1, 2], (0, 1), {"m": "one"}), TypeError, "decay: m must be a real number"),
+    (([1, 2, 3], (0, 1), [1, 2]), ValueError, r"decay has 2 states, and u0=\[1, 2, 3\] has the shape \(3,\)"),
+    (({"x": 1}, (0, 1), [1, 2]), ValueError, "y has no initial value"),
+    (({"x": 1, "z": 2}, (0, 1), [1, 2]), ValueError, "decay has no state z: it has x, y"),
+    (([1, math.nan], (0, 1), [1, 2]), ValueError, "must be a finite number"),
+    (([1, 2], 3, [1, 2]), ValueError, "write two numbers"),
+    (([1, 2], (0, math.inf), [1, 2]), ValueError, "must be finite"),
+]
+
+
+def test_problems_that_are_none():
     """Wrong names, numbers and times are errors that name them."""
-    with pytest.raises(error, match=message):
-        ode.ODEProblem(decay, *arguments)
+    for arguments, error, message in NO_PROBLEMS:
+        with pytest.raises(error, match=message):
+            ode.ODEProblem(decay, *arguments)
 
 
 def test_problems_of_plain_functions():

@@ -167,7 +167,8 @@ def test_a_checkpoint_keeps_what_is_done(cluster, tmp_path):
         return ode.EnsembleProblem(ode.ODEProblem(growth, [1.0], (0.0, 1.0)), {"k": np.linspace(0, 1, 20)})
 
     path = tmp_path / "growth.fcp"
-    first = ode.solve(define(1.0), checkpoint=path)
+    ensemble = define(1.0)
+    first = ode.solve(ensemble, checkpoint=path)
     assert first["x"][-1, -1] == pytest.approx(math.e, rel=1e-5)
     size = path.stat().st_size
     assert (ode.solve(define(1.0), checkpoint=path).y == first.y).all()
@@ -175,7 +176,7 @@ def test_a_checkpoint_keeps_what_is_done(cluster, tmp_path):
     with pytest.raises(ValueError, match="of another map"):
         ode.solve(define(2.0), checkpoint=path)
     with pytest.raises(ValueError, match="of another map"):
-        ode.solve(define(1.0), checkpoint=path, rtol=1e-3)
+        ode.solve(ensemble, checkpoint=path, rtol=1e-3)
 
 
 def test_progress_counts_trajectories(cluster):
@@ -197,25 +198,21 @@ def test_progress_counts_trajectories(cluster):
     assert (bars[0].left, bars[0].closed) == (0, True)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"parameters": {"rho": [1.0]}}, "lorenz has no parameter rho: it has σ, ρ, β"),
-        ({"u0": {"w": [1.0]}}, "lorenz has no state w"),
-        ({"parameters": {"ρ": [1.0, 2.0], "σ": [1.0, 2.0, 3.0]}}, r"these shapes differ: ρ \(2,\), σ \(3,\)"),
-        ({"parameters": {"ρ": 1.0}}, "how many trajectories"),
-        ({"parameters": {"ρ": lambda rng: 1.0}}, "how many trajectories"),
-        ({"parameters": {"ρ": [1.0, math.nan]}}, "write finite numbers"),
-        ({"parameters": {"ρ": ["a"]}}, "write finite numbers"),
-    ],
-)
-def test_ensembles_that_are_none(arguments, message):
-    """Wrong names, shapes and numbers are errors that name them."""
-    with pytest.raises(ValueError, match=message):
-        ode.EnsembleProblem(PROBLEM, **arguments)
+NO_ENSEMBLES = [
+    ({"parameters": {"rho": [1.0]}}, "lorenz has no parameter rho: it has σ, ρ, β"),
+    ({"u0": {"w": [1.0]}}, "lorenz has no state w"),
+    ({"parameters": {"ρ": [1.0, 2.0], "σ": [1.0, 2.0, 3.0]}}, r"these shapes differ: ρ \(2,\), σ \(3,\)"),
+    ({"parameters": {"ρ": 1.0}}, "how many trajectories"),
+    ({"parameters": {"ρ": lambda rng: 1.0}}, "how many trajectories"),
+    ({"parameters": {"ρ": [1.0, math.nan]}}, "write finite numbers"),
+    ({"parameters": {"ρ": ["a"]}}, "write finite numbers"),
+]
 
 
-def test_events_are_for_one_problem(cluster):
-    """They are refused for an ensemble, with what to write instead."""
+def test_ensembles_that_are_none(cluster):
+    """Wrong names, shapes, numbers and options are errors that name them."""
+    for arguments, message in NO_ENSEMBLES:
+        with pytest.raises(ValueError, match=message):
+            ode.EnsembleProblem(PROBLEM, **arguments)
     with pytest.raises(TypeError, match="events= is for one problem"):
         ode.solve(ode.EnsembleProblem(PROBLEM, {"ρ": [1.0]}), events=lambda x: x)
