@@ -330,3 +330,18 @@ Worker 4 knows 4 methods, I know 4
 It says True
 """
     assert re.fullmatch(expected, out)
+
+
+def test_linear_algebra_here_and_there(tmp_path):
+    """What workers compute is right, and each line has its times; Poisson's equation gives what it does in theory."""
+    out = run(tmp_path, str(EXAMPLES / "linear_algebra.py"), "200")
+    rows = re.findall(r"^(\w[\w ]+\w) +([\d.]+) s +([\d.]+) s +([\d.]+) s$", out, re.MULTILINE)
+    assert [row[0] for row in rows] == ["inverse", "product with transpose", "singular value decomposition"]
+    assert all(0 <= float(transfer) < float(there) + 0.001 for _, _, there, transfer in rows)
+    errors = re.findall(r"= (\de[-+]\d\d)\b|up to (\de[-+]\d\d) of", out)
+    assert len(errors) == 4
+    assert all(float("".join(each)) < 1e-10 for each in errors)
+    assert re.search(r"^Singular values on worker \d: from \d+\.\d down to \S+$", out, re.MULTILINE)
+    assert re.search(r"^\d+ condition numbers: [\d.]+ s here, [\d.]+ s on \d+ workers$", out, re.MULTILINE)
+    assert "Poisson: 2,401 unknowns, 11,809 numbers; the highest point is u = 0.0736" in out  # 0.07367 in the limit
+    assert re.search(r"^Solved with the factors on worker \d in [\d.]+ ms\n$", out, re.MULTILINE)
