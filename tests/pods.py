@@ -238,7 +238,7 @@ class RunningPods(Pods):
         if "resourceFieldRef" in source:
             limit = container["resources"]["limits"][source["resourceFieldRef"]["resource"].removeprefix("limits.")]
             return str(int(limit.replace("Gi", "")) << 30 if limit.endswith("Gi") else int(limit))
-        [scheduler] = self.all("scheduler")
+        [scheduler] = [each for each in self.all("scheduler") if not is_leaving(each)]
         return variable["value"].replace("farcall-scheduler", scheduler["status"].get("podIP", ""))
 
     def _settings(self, pod):

@@ -113,6 +113,14 @@ def test_a_retired_worker_is_a_pod_less(server):
         assert until(lambda: pod not in [each["metadata"]["name"] for each in server.pods.all("worker")], 20)
 
 
+def test_another_image_is_joined_when_it_runs(server):
+    """What is there ends, the scheduler too, and is not taken for what was asked for."""
+    before = {each["metadata"]["name"] for each in server.pods.all("scheduler") + server.pods.all("worker")}
+    with fc.addprocs(Kubernetes(workers=1, image="registry.example.org/ann/farcall:2")) as [pid]:
+        assert server.pods.find(process_of(pid)) not in before
+        assert not before & {each["metadata"]["name"] for each in server.pods.all("scheduler")}
+
+
 def test_workers_that_find_no_room(server):
     """With at_least= the others go on, with a warning that says why; without, it is the error."""
     server.pods.states["worker"] = PENDING

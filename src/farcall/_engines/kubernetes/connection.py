@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import selectors
 import threading
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ GONE = 410  # what is asked for was long ago, and is forgotten
 
 _PAUSES = (0.2, 1.0)  # seconds before it is tried again
 _AT_MOST = aiohttp.ClientTimeout(total=30, sock_connect=10)
+_FAREWELL = 1.0  # seconds that the other sides have to say theirs, which TLS does
 _BUFFER = 1 << 22  # bytes that a line of an answer may have
 _FAILURES = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -38,7 +40,8 @@ class Connection:
         self.access = access
         self._session: Any = None
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps none alive
-        self._loop = asyncio.new_event_loop()
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
         self._thread = threading.Thread(target=self._serve, name="farcall-kubernetes", daemon=True)
         self._thread.start()
 
@@ -155,6 +158,9 @@ class Connection:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
+        deadline = self._loop.time() + _FAREWELL
+        while len(self._selector.get_map()) > 1 and self._loop.time() < deadline:  # one is the loop's own
+            await asyncio.sleep(_FAREWELL / 200)
         await self._loop.shutdown_asyncgens()
         await self._loop.shutdown_default_executor()
 

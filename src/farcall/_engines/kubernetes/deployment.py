@@ -90,6 +90,10 @@ class Deployment:
         scale = self.api.find("Deployment", WORKER, "scale")
         return None if scale is None else int(scale["spec"].get("replicas", 0))
 
+    def is_rolled_out(self, component: str) -> bool:
+        """Whether the pods of a component are those that were asked for last, and ready."""
+        return all(map(_is_rolled_out, self.api.list("Deployment", select(component))))
+
     def pods(self, component: str | None = None) -> list[Document]:
         """Return our pods, or those of a component."""
         return sorted(self.api.list("Pod", select(component)), key=name_of)

@@ -148,8 +148,9 @@ class Kubernetes(Engine):
         deployment = self._deployment = Deployment(connection)
         arrivals = self._arrivals = queue.SimpleQueue()
         try:
-            left = self._ask_for_pods(deployment)
-            self._await_scheduler(deployment, deadline, offer.timeout)
+            is_changed = self._ask_for_pods(deployment)
+            self._await_scheduler(deployment, is_changed, deadline, offer.timeout)
+            left = deployment.count() or 0
             connection.start(self._watch(connection, deployment.api.path("Pod")))
             for arrival in self._join_dask(deployment, offer, deadline):
                 left -= 1
@@ -164,17 +165,21 @@ class Kubernetes(Engine):
         finally:
             self._welcome_others(arrivals)
 
-    def _ask_for_pods(self, deployment: Deployment) -> int:
-        """Have what was asked for be there or on its way; return how many workers that is."""
+    def _ask_for_pods(self, deployment: Deployment) -> bool:
+        """Have what was asked for be there or on its way; return whether it is more or less than workers."""
         present = deployment.count()
         if present is None or dataclasses.replace(self._wanted, workers=None) != Wanted():
             deployment.apply(self._wanted, jupyter=False)
-        elif self._wanted.workers not in (None, present):
+            return True
+        if self._wanted.workers not in (None, present):
             deployment.api.scale(WORKER, lambda _: self._wanted.workers or 0)
-        return deployment.count() or 0
+        return False
 
-    def _await_scheduler(self, deployment: Deployment, deadline: float, timeout: float) -> None:
-        while not self._note_scheduler(deployment.pods("scheduler")):
+    def _await_scheduler(self, deployment: Deployment, is_changed: bool, deadline: float, timeout: float) -> None:
+        """Wait until the scheduler is ready; if it was changed, the new one, for then the one that is there ends."""
+        while (is_changed and not deployment.is_rolled_out("scheduler")) or not self._note_scheduler(
+            deployment.pods("scheduler")
+        ):
             if time.monotonic() > deadline or deployment.is_hopeless("scheduler"):
                 why = deployment.explain("scheduler") or "give it more time: addprocs(..., timeout=600)"
                 raise LaunchError(f"the scheduler has not come up in {timeout:g} s: {why}")
@@ -312,7 +317,9 @@ class Kubernetes(Engine):
                 self._pods[name] = pod
             members = [each for each in self._members.values() if each.pod == name]
         for each in members:
-            why = why_ended(pod, each.restarts) or (why_leaving(pod) if each.reason is not None else None)
+            why = None
+            if each.reason is not None:  # Dask has lost it; what else ends may have been the one before it in the pod
+                why = why_ended(pod, each.restarts) or why_leaving(pod)
             if kind == "DELETED":
                 why = why or why_deleted(pod)
             if why is not None:
