@@ -272,7 +272,6 @@ FORBIDDEN = 'deployments.apps "farcall-worker" is forbidden: User "ann" cannot p
             (),
             "do this again later, which is safe",
         ),
-        (("GET", "deployments", 429, "Too many requests", 9), (), "do this again later"),
         (("PATCH", "farcall-worker", 422, "spec.replicas: Invalid value"), (), "spec.replicas: Invalid value"),
     ],
 )
