@@ -22,7 +22,7 @@ CELLS = [
     '    print(f"I am process {fc.myid()}, flipping {n:,} coins")\n'
     "    return sum(random.random() < 0.5 for _ in range(n))",
     "future = %spawnat 2 count_heads(1_000_000)\nfuture",
-    "%timed sum(fc.pmap(count_heads, [3_000_000] * 8))",
+    "%timed sum(fc.pmap(count_heads, [6_000_000] * 8))",
     "future = %spawnat 3 count_heads(3_000_000)\nfc.workers()",
 ]
 _PATIENCE = 40_000  # milliseconds for anything to appear

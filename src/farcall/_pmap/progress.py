@@ -62,9 +62,9 @@ class Progress:
 
     def _open_late(self, total: int | None, name: str, unit: str) -> None:
         """Open the bar that is worth its time now, as if it had been there from the beginning."""
-        elapsed = time.monotonic() - self._began
         with contextlib.suppress(ImportError):
             self._bar = _open_bar(total, name, unit)
+            elapsed = time.monotonic() - self._began
             self._bar.start_t -= elapsed
             self._bar.last_print_t -= elapsed  # from which the rate follows
 
