@@ -385,6 +385,7 @@ def addprocs(
     may call this. Julia: the same name.
     """
     cluster = master()
+    starter = "what starts the cluster's workers" if _is_dask(what) else f"{type(what).__name__}(...) itself"
     if _is_dask(what):
         what = _dask(what)
     if isinstance(what, bool) or not isinstance(what, (int, Engine, list, tuple, type(None))):
@@ -397,10 +398,10 @@ def addprocs(
     elif ssh:
         raise TypeError(f"{', '.join(ssh)}: only a list of hosts is reached by SSH")
     elif isinstance(what, Engine):
-        given = {"env": env, "cwd": cwd, "python": python}
+        given = {"threads": None if threads == 1 else threads, "env": env, "cwd": cwd, "python": python}
         unwanted = [name for name, value in given.items() if value is not None]
         if unwanted:
-            raise TypeError(f"{', '.join(unwanted)}: give these to {type(what).__name__}(...) itself")
+            raise TypeError(f"{', '.join(unwanted)}: give these to {starter}")
         engine = what
     else:
         count = len(os.sched_getaffinity(0)) if what is None else what

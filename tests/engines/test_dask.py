@@ -165,6 +165,12 @@ def test_what_is_no_dask_cluster():
         fc.addprocs("tcp://127.0.0.1:9", timeout=1)
 
 
+def test_what_the_cluster_decides_is_not_taken(dask):
+    """How many threads its workers have, their environment and their interpreter: the error says whose those are."""
+    with pytest.raises(TypeError, match=r"^threads, env: give these to what starts the cluster's workers$"):
+        fc.addprocs(dask.address, threads=2, env={"MINE": "yes"})
+
+
 # Living together
 
 
