@@ -133,11 +133,11 @@ def test_every_public_name_of_today_is_in_the_table_for_julians():
     """What Julia's users look for, they find: each public verb is in docs/julia.md, and each name there exists."""
     text = (ROOT / "docs/julia.md").read_text()
     named = set(re.findall(r"\bfc\.(\w+)", text))
-    verbs = {name for name, value in vars(fc).items() if inspect.isfunction(value)}
+    verbs = {name for name, value in vars(fc).items() if inspect.isfunction(value) and not name.startswith("_")}
     same = {"nprocs", "nworkers", "myid", "fetch", "wait", "isready"}  # "the same" in the table
     assert verbs <= named | same
     assert all(f"`{name}(" in text for name in same)
-    assert all(name in vars(fc) for name in named)
+    assert named <= set(dir(fc))
 
 
 @pytest.mark.parametrize("name", [*DOCUMENTS, "CONTRIBUTING.md", "CHANGELOG.md"])
