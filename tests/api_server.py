@@ -119,6 +119,10 @@ class ApiServer:
 
         return self.call_soon(do())
 
+    def call_later(self, seconds, action, *args):
+        """Do something on the thread after some time; on the thread."""
+        self._loop.call_later(seconds, action, *args)
+
     def call_soon(self, coroutine):
         """Return what a coroutine does on the thread."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
@@ -353,9 +357,11 @@ class ApiServer:
             return there
 
         async def back():
-            while data := await reader.read(1 << 16):
-                await there.send_bytes(b"\0" + data)
-            await there.close()
+            try:
+                while data := await reader.read(1 << 16):
+                    await there.send_bytes(b"\0" + data)
+            finally:
+                await there.close()
 
         returning = asyncio.create_task(back())
         try:

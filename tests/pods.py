@@ -5,7 +5,6 @@ pods.states["worker"] = IMAGE             # they will not start
 pods = RunningPods(server, folder)        # what their arguments say, on addresses of the loopback
 """
 
-import contextlib
 import itertools
 import json
 import os
@@ -36,6 +35,7 @@ PENDING = {
         }
     ],
 }
+_CONTROLLER = 0.2  # seconds
 READY = {"phase": "Running", "conditions": [SCHEDULED, {"type": "Ready", "status": "True"}]}
 
 
@@ -147,6 +147,7 @@ class RunningPods(Pods):
         self._folder = folder
         self._network = f"127.{random.randrange(1, 255)}.{random.randrange(256)}"
         self._over = threading.Event()
+        self._threads = []
         self._processes = {}  # by the name of a pod
         self._ended = {}  # what its status will say of the end that comes next
         server.on_pod_deleted = self._end
@@ -154,13 +155,25 @@ class RunningPods(Pods):
     def reach(self, pod, port):
         return (pod["status"]["podIP"] if port in (8786, 8787) else "127.0.0.1"), port
 
+    def reconcile(self, deployment):
+        """Do so a little later, as the controllers of a cluster do."""
+        metadata = deployment["metadata"]
+
+        def act():
+            now = self._server.find(DEPLOYMENTS, metadata["name"], metadata["namespace"])
+            super(RunningPods, self).reconcile(now or deployment)
+
+        if not self._over.is_set():
+            self._server.call_later(_CONTROLLER, act)
+
     def start(self, pod, component):
         if component == "jupyter" or component in self.states:
             super().start(pod, component)
             return
         address = f"{self._network}.{next(self._numbers)}"
         self.set_status(pod, {"podIP": address, "conditions": [SCHEDULED]})
-        threading.Thread(target=self._run, args=(pod, component, address), daemon=True).start()
+        self._threads.append(threading.Thread(target=self._run, args=(pod, component, address), daemon=True))
+        self._threads[-1].start()
 
     def kill(self, name, number=signal.SIGKILL, late=0.0, **ended):
         """End the process of a pod; ``ended`` is what the status says of it, so many seconds later."""
@@ -175,9 +188,10 @@ class RunningPods(Pods):
         """End all of them, without a word."""
         self._server.on_deployment = lambda deployment: None
         self._over.set()
-        for each in self._processes.values():
+        for each in list(self._processes.values()):
             each.kill()
-            each.wait()
+        for each in self._threads:
+            each.join()
 
     def _end(self, pod):
         process = self._processes.get(pod["metadata"]["name"])
@@ -191,6 +205,8 @@ class RunningPods(Pods):
         name = pod["metadata"]["name"]
         for restarts in itertools.count():
             self._processes[name] = process = self._start_process(pod, component, address)
+            if self._over.is_set():
+                process.kill()
             if becomes_ready(process, pod, address):
                 self._say(pod, component, restarts, {"running": {}})
             code = process.wait()
@@ -212,8 +228,7 @@ class RunningPods(Pods):
         container["lastState"] = {"terminated": ended} if ended else {}
         ready = {"type": "Ready", "status": str("running" in state)}
         status = {"phase": "Running", "conditions": [SCHEDULED, ready], "containerStatuses": [container]}
-        with contextlib.suppress(RuntimeError):  # the test is over
-            self._server.call(self.set_status, pod, status)
+        self._server.call(self.set_status, pod, status)
 
     def _start_process(self, pod, component, address):
         [container] = pod["spec"]["containers"]

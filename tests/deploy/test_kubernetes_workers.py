@@ -91,7 +91,7 @@ def test_why_a_pod_ended_is_kubernetes_word(server, capfd):
     """The status of the pod says so, later than the connection ends; its successor gets another pid."""
     with fc.addprocs(Kubernetes(workers=2)) as (first, second):
         pod, waiting = server.pods.find(process_of(second)), fc.spawnat(second, lambda: threading.Event().wait())
-        server.pods.kill(pod, late=1.5, reason="OOMKilled")
+        server.pods.kill(pod, late=2.5, reason="OOMKilled")
         with pytest.raises(fc.ProcessExited, match=r"OOMKilled: it needed .* its limit of 2Gi \(pod farcall-worker-"):
             waiting.result(20)
         assert until(lambda: fc.nworkers() == 2, 20)
@@ -113,12 +113,16 @@ def test_a_retired_worker_is_a_pod_less(server):
         assert until(lambda: pod not in [each["metadata"]["name"] for each in server.pods.all("worker")], 20)
 
 
-def test_another_image_is_joined_when_it_runs(server):
-    """What is there ends, the scheduler too, and is not taken for what was asked for."""
+def test_another_image_is_joined_when_it_runs(server, capfd):
+    """What is there ends, the scheduler too, and is not taken for what was asked for; a pod that is no more is gone."""
     before = {each["metadata"]["name"] for each in server.pods.all("scheduler") + server.pods.all("worker")}
     with fc.addprocs(Kubernetes(workers=1, image="registry.example.org/ann/farcall:2")) as [pid]:
         assert server.pods.find(process_of(pid)) not in before
         assert not before & {each["metadata"]["name"] for each in server.pods.all("scheduler")}
+        [pod] = [each for each in server.pods.all("worker") if each["metadata"]["name"] not in before]
+        server.call(server.drop, pod)  # as of a node that is lost: the process may go on
+        assert until(lambda: fc.workers() == [1])
+    assert f"worker {pid} is gone: its pod {pod['metadata']['name']} was deleted" in capfd.readouterr().err
 
 
 def test_workers_that_find_no_room(server):
