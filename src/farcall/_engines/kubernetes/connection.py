@@ -58,8 +58,11 @@ class Connection:
             raise
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Have a coroutine run until its end, or that of the connection."""
-        self._loop.call_soon_threadsafe(self._start, coroutine)
+        """Have a coroutine run until its end, or that of the connection, after which it does not begin."""
+        try:
+            self._loop.call_soon_threadsafe(self._start, coroutine)
+        except RuntimeError:
+            coroutine.close()
 
     def request(self, method: str, path: str, **details: Any) -> Any:
         """Return the JSON of an answer. See ``ask``."""
@@ -133,9 +136,9 @@ class Connection:
         return opened
 
     async def read(self, url: str) -> Any:
-        """Return the JSON of any other server. OSError."""
+        """Return the JSON of any other server, to which no proxy leads. OSError."""
         try:
-            async with self._session.get(url, timeout=_AT_MOST, headers={"Connection": "close"}) as answer:
+            async with aiohttp.ClientSession(timeout=_AT_MOST) as session, session.get(url) as answer:
                 return json.loads(await answer.text())
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise OSError(str(error)) from error
@@ -153,10 +156,10 @@ class Connection:
         self._session = aiohttp.ClientSession(trust_env=True, read_bufsize=_BUFFER)
 
     async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
         await self._session.close()
         deadline = self._loop.time() + _FAREWELL
         while len(self._selector.get_map()) > 1 and self._loop.time() < deadline:  # one is the loop's own

@@ -10,7 +10,19 @@ from ..._errors import LaunchError
 from .api import Api
 from .connection import ApiError, Connection
 from .forward import Forwards
-from .manifests import JUPYTER, STATUS_PORT, TLS, WORKER, Document, Wanted, find_wanted, make_secret, render, select
+from .manifests import (
+    JUPYTER,
+    STATUS_PORT,
+    TLS,
+    WORKER,
+    Document,
+    Wanted,
+    find_container,
+    find_wanted,
+    make_secret,
+    render,
+    select,
+)
 from .pods import Trouble, find_quota_trouble, find_trouble, is_ready, name_of, restarts_of, say_state
 
 Say = Callable[[str], None]
@@ -206,9 +218,8 @@ class Deployment:
     def _read_log(self, trouble: Trouble, pod: Document | None) -> str:
         if not trouble.log_of_previous or pod is None:
             return ""
-        container = pod["spec"]["containers"][0]["name"]
         try:
-            log = self.api.read_log(name_of(pod), container, previous=True, lines=_LOG)
+            log = self.api.read_log(name_of(pod), find_container(pod, pod["spec"])["name"], previous=True, lines=_LOG)
         except ApiError as error:
             return f"\n(what it printed cannot be read: {error})"
         return f"\nits last lines:\n{log}" if log else "\nit has printed nothing"
@@ -234,13 +245,13 @@ def _is_rolled_out(deployment: Document) -> bool:
 def _is_of(pod: Document, deployment: Document) -> bool:
     """Whether a pod is of the present version of a Deployment."""
     labels = deployment["spec"]["selector"]["matchLabels"]
-    [wanted] = deployment["spec"]["template"]["spec"]["containers"]
-    has: Document = next((each for each in pod["spec"]["containers"] if each["name"] == wanted["name"]), {})
+    wanted = find_container(deployment, deployment["spec"]["template"]["spec"])
+    has = find_container(pod, pod["spec"])
     limits = has.get("resources", {}).get("limits", {})
     return bool(
         labels.items() <= pod["metadata"].get("labels", {}).items()
-        and has.get("image") == wanted["image"]
-        and wanted["resources"]["limits"].items() <= limits.items()
+        and has.get("image") == wanted.get("image")
+        and wanted.get("resources", {}).get("limits", {}).items() <= limits.items()
     )
 
 

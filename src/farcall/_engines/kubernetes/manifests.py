@@ -15,7 +15,7 @@ COMPONENT = "app.kubernetes.io/component"
 LABELS = {"app.kubernetes.io/name": "farcall", "app.kubernetes.io/managed-by": "farcall"}
 SCHEDULER, WORKER, JUPYTER = "farcall-scheduler", "farcall-worker", "farcall-jupyter"
 TLS = "farcall-tls"  # the Secret with the certificate of all
-SCHEDULER_PORT, STATUS_PORT, JUPYTER_PORT = 8786, 8787, 8888
+SCHEDULER_PORT, STATUS_PORT = 8786, 8787
 GPU = "nvidia.com/gpu"
 
 _FOLDER = "manifests"  # a link to deploy/kubernetes in the source tree, a folder of the package once it is installed
@@ -78,13 +78,18 @@ def write(documents: list[Document]) -> str:
     return str(yaml.dump_all(documents, Dumper=_Plain, sort_keys=False, default_flow_style=False))
 
 
-def find_wanted(worker: Document, *, workers: bool = True) -> Wanted:
+def find_wanted(worker: Document) -> Wanted:
     """Return what a Deployment of workers says of what can be asked for."""
-    spec = worker["spec"]
-    [container] = spec["template"]["spec"]["containers"]
+    container = find_container(worker, worker["spec"]["template"]["spec"])
     limits = container.get("resources", {}).get("limits", {})
-    count = spec.get("replicas") if workers else None
-    return Wanted(count, container["image"], limits.get("cpu"), limits.get("memory"), int(limits.get(GPU, 0)))
+    count = worker["spec"].get("replicas")
+    return Wanted(count, container.get("image"), limits.get("cpu"), limits.get("memory"), int(limits.get(GPU, 0)))
+
+
+def find_container(owner: Document, pod: Document) -> Document:
+    """Return our container of a pod's specification; somebody may have put others beside it."""
+    component = owner["metadata"].get("labels", {}).get(COMPONENT)
+    return next((each for each in pod.get("containers", ()) if each["name"] == component), {})
 
 
 def select(component: str | None = None) -> str:
@@ -113,7 +118,7 @@ def _change(document: Document, wanted: Wanted, namespace: str | None) -> Docume
         document["metadata"]["namespace"] = namespace
     if document["kind"] != "Deployment":
         return document
-    [container] = document["spec"]["template"]["spec"]["containers"]
+    container = find_container(document, document["spec"]["template"]["spec"])
     if wanted.image is not None:
         container["image"] = wanted.image
     if document["metadata"]["name"] == WORKER:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..local import describe_exit
-from .manifests import COMPONENT
+from .manifests import COMPONENT, Document, find_container
 
-Pod: TypeAlias = Mapping[str, Any]
+Pod: TypeAlias = Document
 
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _NO_CONTAINER = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
@@ -161,7 +161,5 @@ def _container(pod: Pod) -> Mapping[str, Any]:
 
 
 def _spec(pod: Pod) -> Mapping[str, Any]:
-    """Return what is asked for of the container of ours, which is named as its component."""
-    component = pod["metadata"].get("labels", {}).get(COMPONENT)
-    containers: Iterable[Mapping[str, Any]] = pod.get("spec", {}).get("containers", ())
-    return next((each for each in containers if each.get("name") == component), {})
+    """Return what is asked for of the container of ours."""
+    return find_container(pod, pod.get("spec", {}))
