@@ -8,18 +8,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from CyRK import CyrkErrorCodes, ODEMethod
-from numba import carray  # type: ignore[attr-defined]
 from numba.extending import register_jitable
 
-from ._compiled import COUNT, STATES
+from ._compiled import BEGUN, COUNT, END, HALF, JUDGE_AT, JUDGED_AGAIN, PACE, RUNNING, SLOW, SLOW_AT, STOPPED
 
 AUTOMATIC, LSODA, VERN7 = 0, int(ODEMethod.LSODA), int(ODEMethod.VERN7)
 FINISHED, OUT_OF_STEPS = int(CyrkErrorCodes.SUCCESSFUL_INTEGRATION), int(CyrkErrorCodes.MAX_STEPS_USER_EXCEEDED)
 
-_FIRST = 500  # steps that the explicit method has before LSODA is tried
-_TRIAL = 200  # steps of LSODA, enough to get up to speed
-_GROWTH = 20  # times as many steps has the explicit method, if LSODA was not better
-_ADVANTAGE = 2.0  # times as far for as many evaluations must LSODA come
+_EARLY = 500.0  # evaluations after which the explicit method is judged first
+_TRIAL = 60  # steps that LSODA has then
+_ADVANTAGE = 4.0  # times as far as the explicit method for as many evaluations must it come
 
 
 class Native(NamedTuple):
@@ -27,8 +25,8 @@ class Native(NamedTuple):
 
     solve: Any
     status: Any
+    steps: Any
     size: Any
-    t: Any
     y: Any
     t_now: Any
     y_now: Any
@@ -53,45 +51,54 @@ class Task(NamedTuple):
 def integrate(native: Any, task: Any, t0: float, y0: Any, t1: float, method: int) -> Any:
     """Return the address of CyRK's result, which the caller frees, and the number of the method that it is of.
 
-    With ``AUTOMATIC`` the explicit method has some steps. If it does not arrive, LSODA is tried from where it is: if
-    that comes much further for as many evaluations, the problem is LSODA's, from its beginning. Else the explicit
-    method has many more steps. Where the explicit one fails LSODA has its chance.
+    With ``AUTOMATIC`` the explicit method begins. The right-hand side stops it where it is so slow that there is much
+    more to do, and LSODA is tried from there. If that comes much further the problem is LSODA's, from its beginning.
+    Else the explicit method begins anew, to be judged later again: problems may become stiff. Where it fails LSODA has
+    its chance too.
     """
+    watch = task.watch
+    watch[JUDGE_AT] = np.inf
     if method != AUTOMATIC:
         return start(native, task, t0, y0, t1, method, 0), method
-    limit = _FIRST
+    judged = _EARLY
     while True:
-        before = task.watch[COUNT]
-        found = start(native, task, t0, y0, t1, VERN7, limit)
-        status = native.status(found)
-        if status == FINISHED:
-            return found, VERN7
-        if status != OUT_OF_STEPS:
+        watch[BEGUN], watch[END], watch[HALF], watch[JUDGE_AT] = watch[COUNT], t1, 0.0, watch[COUNT] + judged / 2.0
+        found = start(native, task, t0, y0, t1, VERN7, 0)
+        watch[JUDGE_AT] = np.inf
+        if watch[STOPPED] != SLOW:
             break
-        stiff = is_stiff(native, task, found, t0, t1, task.watch[COUNT] - before)
+        watch[STOPPED] = RUNNING
+        judged = JUDGED_AGAIN * watch[SLOW_AT]
+        steps = native.steps(found)
         native.free(found)
-        if stiff:
+        if is_stiff(native, task, t0, y0, t1, steps):
             return start(native, task, t0, y0, t1, LSODA, 0), LSODA
-        limit *= _GROWTH
-    other = start(native, task, t0, y0, t1, LSODA, 0)
-    if native.status(other) == FINISHED:
-        native.free(found)
-        return other, LSODA
-    native.free(other)
+    if native.status(found) != FINISHED:
+        other = start(native, task, t0, y0, t1, LSODA, 0)
+        if native.status(other) == FINISHED:
+            native.free(found)
+            return other, LSODA
+        native.free(other)
     return found, VERN7
 
 
 @register_jitable
-def is_stiff(native: Any, task: Any, found: Any, t0: float, t1: float, evaluations: float) -> bool:
-    """Whether LSODA comes further from where the explicit method ran out of steps, for as many evaluations."""
-    t, y = native.t_now(found), carray(native.y_now(found), (int(task.watch[STATES]),)).copy()
-    trial = Task(task.right, task.pointers, task.watch, task.rtol, task.atol, np.empty(0), 0, task.megabytes)
-    before = task.watch[COUNT]
-    other = start(native, trial, t, y, t1, LSODA, _TRIAL)
-    reached, status = native.t_now(other), native.status(other)
-    native.free(other)
-    pace = abs(reached - t) / (task.watch[COUNT] - before)
-    return status in (FINISHED, OUT_OF_STEPS) and pace > _ADVANTAGE * abs(t - t0) / evaluations
+def is_stiff(native: Any, task: Any, t0: float, y0: Any, t1: float, steps: int) -> bool:
+    """Whether LSODA comes much further from where the explicit method was stopped, in a step that did not count."""
+    watch = task.watch
+    pace = watch[PACE]
+    bare = Task(task.right, task.pointers, watch, task.rtol, task.atol, np.empty(0), 0, task.megabytes)
+    found = start(native, bare, t0, y0, t1, VERN7, max(1, steps - 1))
+    t, y, memory = native.t_now(found), np.empty(y0.size), native.y_now(found)
+    for state in range(y0.size):
+        y[state] = memory[state]
+    native.free(found)
+    before = watch[COUNT]
+    found = start(native, bare, t, y, t1, LSODA, _TRIAL)
+    works = native.status(found) in (FINISHED, OUT_OF_STEPS)
+    better = abs(native.t_now(found) - t) > _ADVANTAGE * pace * (watch[COUNT] - before)
+    native.free(found)
+    return works and better
 
 
 @register_jitable

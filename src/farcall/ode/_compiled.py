@@ -17,9 +17,19 @@ from numba import carray, njit, types  # type: ignore[attr-defined]
 from numba.core.errors import NumbaError as NumbaError
 from numba.extending import intrinsic, is_jitted
 
-# The places of the watch. From STATE on there is the state at which the right-hand side raised an exception.
-COUNT, LOOK_AT, STOPPED, TIME, STATES, PARAMETERS, STATE = range(7)
-RUNNING, INTERRUPTED, RAISED = 0.0, 1.0, 2.0  # in STOPPED
+# The places of the watch: evaluations, and when to look;
+COUNT, LOOK_AT = 0, 1
+# whether it was stopped, and by an exception at what time; from STATE on there is the state then;
+STOPPED, TIME, STATES, PARAMETERS = 2, 3, 4, 5
+RUNNING, INTERRUPTED, RAISED, SLOW = 0.0, 1.0, 2.0, 3.0
+# when to judge whether it is slow, evaluations when the method began, and until when it goes;
+JUDGE_AT, BEGUN, END = 6, 7, 8
+# half of the evaluations since then, what time it was at the half, time for an evaluation since, evaluations when slow.
+HALF, TIME_AT_HALF, PACE, SLOW_AT = 9, 10, 11, 12
+STATE = 13
+
+JUDGED_AGAIN = 5.0  # times as many evaluations after which it is judged the next time
+_MANY = 50_000.0  # evaluations that are still to be made: it is slow
 
 _DOUBLES = types.CPointer(types.float64)
 _SIGNATURE = types.void(_DOUBLES, types.float64, _DOUBLES, types.CPointer(_DOUBLES))
@@ -34,15 +44,20 @@ class Right:
     def __init__(self, fill: Any, fill_memory: Any) -> None:
         self.fill = fill
         self._right = _make_right(fill_memory)
+        self._address = 0  # in this process
 
     def __repr__(self) -> str:
         return f"<Right of {self.fill}>"
 
     def address(self) -> int:
         """Return the address of the C function in this process. NumbaError if it cannot be compiled."""
-        compiled = self._right.get_compile_result(_SIGNATURE)
-        address: int = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
-        return address
+        if not self._address:
+            compiled = self._right.get_compile_result(_SIGNATURE)
+            self._address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+        return self._address
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_address": 0}
 
 
 def right_of_states(function: FunctionType, arguments: Sequence[str], states: int, parameters: int) -> Right:
@@ -110,6 +125,15 @@ def _make_right(fill: Any) -> Any:
         watch[COUNT] += 1.0
         if watch[COUNT] >= watch[LOOK_AT]:
             _call(arguments[2], t)
+        if watch[COUNT] >= watch[JUDGE_AT]:
+            made = watch[COUNT] - watch[BEGUN]
+            if made != 2.0 * watch[HALF]:
+                watch[HALF], watch[TIME_AT_HALF], watch[JUDGE_AT] = made, t, watch[COUNT] + made
+            else:
+                watch[PACE] = abs(t - watch[TIME_AT_HALF]) / watch[HALF]
+                watch[JUDGE_AT] = watch[BEGUN] + made * JUDGED_AGAIN / 2.0
+                if abs(watch[END] - t) > _MANY * watch[PACE]:
+                    watch[STOPPED], watch[SLOW_AT] = SLOW, made
         states, parameters = np.int64(watch[STATES]), np.int64(watch[PARAMETERS])
         if watch[STOPPED] == RUNNING:
             try:

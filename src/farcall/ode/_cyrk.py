@@ -3,6 +3,7 @@
 ``CyRK.nb`` has the addresses of these functions, for programs that Numba compiles, and their signatures for ctypes.
 """
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,8 @@ class _Function(types.WrapperAddressProtocol):
 NATIVE = Native(
     solve=_Function(addresses.get_solve_func_ptr(), functions.c_numba_cysolve_ivp, _SOLVE),
     status=_Function(addresses.get_status_func_ptr(), functions.c_get_status, types.int32(types.intp)),
+    steps=_Function(addresses.get_steps_taken_func_ptr(), functions.c_get_steps, types.intp(types.intp)),
     size=_Function(addresses.get_size_func_ptr(), functions.c_get_size, types.intp(types.intp)),
-    t=_Function(addresses.get_t_func_ptr(), functions.c_get_t_ptr, _POINTER(types.intp)),
     y=_Function(addresses.get_y_func_ptr(), functions.c_get_y_ptr, _POINTER(types.intp)),
     t_now=_Function(addresses.get_t_now_func_ptr(), functions.c_get_t_now, types.float64(types.intp)),
     y_now=_Function(addresses.get_y_now_ptr_func_ptr(), functions.c_get_y_now, _POINTER(types.intp)),
@@ -92,8 +93,10 @@ class _Result:
     def saved(self) -> tuple[Vector, Vector]:
         """Return the times that were saved and the states at each."""
         size = functions.c_get_size(self._address)
-        t = np.ctypeslib.as_array(functions.c_get_t_ptr(self._address), (size,)).copy()
-        return t, np.ctypeslib.as_array(functions.c_get_y_ptr(self._address), (size, self._states)).copy()
+        t, y = np.empty(size), np.empty((size, self._states))
+        ctypes.memmove(t.ctypes.data, functions.c_get_t_ptr(self._address), t.nbytes)
+        ctypes.memmove(y.ctypes.data, functions.c_get_y_ptr(self._address), y.nbytes)
+        return t, y
 
     def interpolate(self, t: Vector) -> Vector:
         """Return the states at some times. Only of an integration that has finished."""

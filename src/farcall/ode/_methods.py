@@ -1,5 +1,6 @@
 """The methods by their names, what is asked of them, and what they find."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,15 +71,17 @@ def read_method(name: str | None) -> str | None:
 
 def read_tolerances(rtol: Any, atol: Any, states: int) -> tuple[Vector, Vector]:
     """Return tolerances as arrays of one number, or of one for each state."""
-    read = []
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        array = np.array(value, dtype=np.float64, ndmin=1)
-        if array.shape not in ((1,), (states,)) or not (np.isfinite(array).all() and (array >= 0).all()):
-            raise ValueError(f"{name}={value!r}: write a small number, or one for each of the {states} states")
-        read.append(array)
-    if not (read[0] > 0).all():
-        raise ValueError(f"rtol={rtol!r}: write a number above 0; 1e-13 is about the least that can be kept to")
-    return read[0], read[1]
+    return _read_tolerance("rtol", rtol, states), _read_tolerance("atol", atol, states)
+
+
+def _read_tolerance(name: str, value: Any, states: int) -> Vector:
+    array = np.array(value, dtype=np.float64, ndmin=1)
+    least, most = float(array.min(initial=math.inf)), float(array.max(initial=-math.inf))
+    if array.shape not in ((1,), (states,)) or not (0 <= least <= most < math.inf):
+        raise ValueError(f"{name}={value!r}: write a small number, or one for each of the {states} states")
+    if name == "rtol" and least == 0:
+        raise ValueError(f"rtol={value!r}: write a number above 0; 1e-13 is about the least that can be kept to")
+    return array
 
 
 def read_saveat(saveat: Any, tspan: tuple[float, float]) -> Vector | None:
@@ -94,8 +97,14 @@ def read_saveat(saveat: Any, tspan: tuple[float, float]) -> Vector | None:
         count = int(np.floor(abs(t1 - t0) / distance * (1 + 1e-12)))
         times = t0 + np.sign(t1 - t0) * distance * np.arange(count + 1)
         times = np.append(times[np.abs(times - t0) < abs(t1 - t0) - 1e-9 * distance], t1)
-    forward = np.diff(times) * (1.0 if t1 >= t0 else -1.0)
-    inside = (times >= min(tspan)) & (times <= max(tspan))
-    if times.ndim != 1 or not times.size or not inside.all() or not (forward > 0).all():
+    if (
+        times.ndim != 1
+        or not times.size
+        or not _is_in_order(times if t1 >= t0 else times[::-1], min(t0, t1), max(t0, t1))
+    ):
         raise ValueError(f"saveat must be times from {t0:g} to {t1:g}, one after the other, and is {saveat!r:.100}")
     return np.ascontiguousarray(times)
+
+
+def _is_in_order(times: Vector, first: float, last: float) -> bool:
+    return bool(first <= times[0] and times[-1] <= last and (times[1:] > times[:-1]).all())

@@ -26,7 +26,8 @@ class Watch:
 
     def __init__(self, states: int, parameters: Vector, progress: Callable[[float], object] | None) -> None:
         self.numbers = np.zeros(compiled.STATE + states)
-        self.numbers[[compiled.LOOK_AT, compiled.STATES, compiled.PARAMETERS]] = _FIRST, states, parameters.size
+        self.numbers[compiled.LOOK_AT], self.numbers[compiled.JUDGE_AT] = _FIRST, np.inf
+        self.numbers[compiled.STATES], self.numbers[compiled.PARAMETERS] = states, parameters.size
         self.parameters = parameters
         self._progress = progress
         self._error: BaseException | None = None
