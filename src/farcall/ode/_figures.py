@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ._solution import Solution
 
 _PER_STEP = 12  # points that are drawn of each step
-_MOST = 50_000  # points
+_MOST = 50_000  # points of a figure
+_MOST_IN_FILM = 8_000  # which are drawn again in each frame
 _TIME = "t"
 
 
@@ -43,7 +44,7 @@ def _plot_all(solution: "Solution", axes: Any) -> None:
         axes.plot(t, each, color=plots.COLOURS[row % len(plots.COLOURS)], linewidth=1.5, label=name)
     _label(axes, [_TIME, ", ".join(states) if len(states) <= 8 else "states"])
     if 1 < len(states) <= 8:
-        axes.legend(loc="upper right")
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def animate(solution: "Solution", path: Any, names: Sequence[str], seconds: float, frames_per_second: int) -> None:
@@ -52,9 +53,9 @@ def animate(solution: "Solution", path: Any, names: Sequence[str], seconds: floa
     if chosen == [_TIME]:
         chosen = [_TIME, solution.problem.states[0]]
     pyplot = _import_pyplot()
-    from matplotlib.animation import FuncAnimation, PillowWriter
+    from matplotlib.animation import FuncAnimation
 
-    t, values = _sample(solution, chosen)
+    t, values = _sample(solution, chosen, _MOST_IN_FILM)
     with pyplot.rc_context(plots.STYLE):
         axes = plot(solution, chosen, None)
         figure, line = axes.figure, axes.lines[0]
@@ -71,7 +72,7 @@ def animate(solution: "Solution", path: Any, names: Sequence[str], seconds: floa
                 axes.view_init(azim=-60 + 40 * frame / frames)
 
         try:
-            writer = PillowWriter(fps=frames_per_second) if str(path).endswith(".gif") else None
+            writer = "pillow" if str(path).endswith(".gif") else None  # else as the settings of matplotlib say
             FuncAnimation(figure, show, frames=frames).save(path, writer=writer, fps=frames_per_second, dpi=80)
         finally:
             pyplot.close(figure)
@@ -96,11 +97,11 @@ def _read_names(solution: "Solution", names: Sequence[str]) -> list[str]:
     return [_TIME, *chosen] if len(chosen) == 1 and chosen != [_TIME] else chosen
 
 
-def _sample(solution: "Solution", names: Sequence[str]) -> tuple[Vector, list[Vector]]:
+def _sample(solution: "Solution", names: Sequence[str], most: int = _MOST) -> tuple[Vector, list[Vector]]:
     """Return times that are close enough for a smooth curve, and the values of each name."""
     t, y = solution.t, solution.y
     if solution.is_continuous:
-        parts = min(_PER_STEP, max(1, _MOST // t.size))
+        parts = min(_PER_STEP, max(1, most // t.size))
         inner = t[:-1, None] + np.diff(t)[:, None] * np.arange(parts) / parts
         t = np.append(inner.ravel(), t[-1])
         y = solution(t)
