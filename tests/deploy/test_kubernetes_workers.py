@@ -82,8 +82,13 @@ def test_pods_come_and_go_while_a_map_runs(server, capfd):
             if replicas(server) == 1 and fc.nworkers() == 1:
                 break
         assert squares == [n * n for n in range(len(squares))]
-    told = capfd.readouterr().err
-    assert told.count("was deleted: by kubectl scale") == 2
+    told = []
+
+    def both_are_told():
+        told.append(capfd.readouterr().err)
+        return "".join(told).count("was deleted: by kubectl scale") == 2
+
+    assert until(both_are_told)
     engine.scale(2)
 
 
@@ -113,7 +118,7 @@ def test_a_retired_worker_is_a_pod_less(server):
         assert until(lambda: pod not in [each["metadata"]["name"] for each in server.pods.all("worker")], 20)
 
 
-def test_another_image_is_joined_when_it_runs(server, capfd):
+def test_another_image_is_joined_when_it_runs(server):
     """What is there ends, the scheduler too, and is not taken for what was asked for; a pod that is no more is gone."""
     before = {each["metadata"]["name"] for each in server.pods.all("scheduler") + server.pods.all("worker")}
     with fc.addprocs(Kubernetes(workers=1, image="registry.example.org/ann/farcall:2")) as [pid]:
@@ -122,7 +127,8 @@ def test_another_image_is_joined_when_it_runs(server, capfd):
         [pod] = [each for each in server.pods.all("worker") if each["metadata"]["name"] not in before]
         server.call(server.drop, pod)  # as of a node that is lost: the process may go on
         assert until(lambda: fc.workers() == [1])
-    assert f"worker {pid} is gone: its pod {pod['metadata']['name']} was deleted" in capfd.readouterr().err
+        with pytest.raises(fc.ProcessExited, match=f"its pod {pod['metadata']['name']} was deleted"):
+            fc.remotecall_fetch(pid, abs, -1)
 
 
 def test_workers_that_find_no_room(server):
