@@ -39,6 +39,14 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 """
 
+# Where the kernel cannot lay layers over each other, because the root file system is such layers itself.
+STORAGE = """
+[storage]
+driver = "vfs"
+graphroot = "/var/lib/containers/farcall-tests"
+runroot = "/run/containers/farcall-tests"
+"""
+
 # As slim as Python's official image, and with what that has.
 BASE = [
     "--variant=minbase",
@@ -94,6 +102,10 @@ class Podman:
         settings = folder / "containers.conf"
         settings.write_text(SETTINGS)
         self.environment = os.environ | {"CONTAINERS_CONF": str(settings)}
+        if self.run("info").returncode:
+            storage = folder / "storage.conf"
+            storage.write_text(STORAGE)
+            self.environment["CONTAINERS_STORAGE_CONF"] = str(storage)
         self._count = 0
         # What an orchestrator that is careful gives a container.
         self._careful = [

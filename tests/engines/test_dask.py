@@ -51,7 +51,7 @@ def test_workers_that_come_later_join(own_dask):
     with fc.addprocs(own_dask.address):
         fc.everywhere("joined = True")
         own_dask.add(1)
-        assert until(lambda: fc.nworkers() == 3, 20)
+        assert until(lambda: fc.nworkers() == 3, 40)
         newest = max(fc.workers())
         assert fc.remotecall_fetch(newest, eval, "joined")
     assert fc.workers() == [1]
@@ -94,7 +94,7 @@ def test_a_worker_that_closes_finishes_what_it_runs(own_dask, told_by):
 
     with fc.addprocs(own_dask.address) as others:
         own_dask.add(1)
-        assert until(lambda: fc.nworkers() == 3, 20)
+        assert until(lambda: fc.nworkers() == 3, 40)
         closing = max(fc.workers())
         pool = fc.spawnat(others[0], fc.WorkerPool)
         begun = fc.spawnat(closing, work)
