@@ -37,6 +37,7 @@ from numba import njit
 from report import Row, duration, run
 
 import farcall as fc
+from farcall.plots import BLUE, GREY, LIGHT_BLUE, ORANGE, STYLE, unframe
 from farcall.random import rand, xoshiro
 
 _HOSTS = 10
@@ -51,8 +52,7 @@ _GOAL = 0.95
 _LARGE = 10  # workers, from which on there is a goal, for the most points
 _DOCUMENT = 13.9  # times as fast as one worker, on 20 of them, which shared 10 processors
 
-INK, GREY, ORANGE = "#1f2933", "#9aa5b1", "#e8590c"
-BLUES = "#4dabf7", "#1864ab"
+BLUES = LIGHT_BLUE, BLUE
 
 
 @njit(nogil=True)
@@ -265,8 +265,7 @@ def draw(options: argparse.Namespace, runs: Runs) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    plt.rcParams.update({"font.size": 11, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY})
-    plt.rcParams.update({"xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "axes.titlepad": 12})
+    plt.rcParams.update(STYLE)
     figure, both = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained", sharey=True)
     for axes, layout in zip(both, LAYOUTS, strict=True):
         every = range(_WORKERS + 1)
@@ -277,13 +276,11 @@ def draw(options: argparse.Namespace, runs: Runs) -> None:
             axes.plot(counts, values, "-o", color=colour, label=f"{size:,} points")
         axes.set(title=layout.title.capitalize(), xlabel="workers on 10 hosts", xlim=(0, 21), ylim=(0, 21))
         axes.set(xticks=range(0, 21, 4), yticks=range(0, 21, 4))
-        axes.grid(color=GREY, alpha=0.25)
-        axes.tick_params(length=0)
-        axes.spines[["top", "right"]].set_visible(False)
+        unframe(axes)
     both[0].set_ylabel("times a process without farcall")
     both[1].plot(_WORKERS, _DOCUMENT, "*", color=ORANGE, markersize=14, label="the document: times its one worker")
     for axes in both:
-        axes.legend(loc="upper left", framealpha=1, edgecolor="none")
+        axes.legend(loc="upper left")
     figure.savefig(options.figure, dpi=160)
     print(f"The figure is in {options.figure}")
 

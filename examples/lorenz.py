@@ -35,8 +35,8 @@ def draw(solution, path):
     except ImportError as error:
         print(f"No figure: {error}")
         return
-    axes.set_title("Lorenz attractor: σ = 10, ρ = 28, β = 8/3")
-    axes.figure.savefig(path, dpi=160)
+    axes.set_title("The Lorenz attractor: σ = 10, ρ = 28, β = 8/3", pad=0)
+    axes.figure.savefig(path, dpi=120)
     print(f"The figure is in {path}")
 
 

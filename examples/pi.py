@@ -13,6 +13,7 @@ import sys
 import time
 
 import farcall as fc
+from farcall.plots import BLUE, GREY, INK, ORANGE, STYLE, unframe
 
 try:
     import numpy as np
@@ -23,8 +24,6 @@ except ImportError as error:
 SAMPLES = 240_000_000
 PIECES = 240  # many more than workers, so that all of them finish together
 ROUNDS = 3
-
-INK, GREY, BLUE, ORANGE = "#1f2933", "#9aa5b1", "#1864ab", "#e8590c"
 
 
 @njit
@@ -89,8 +88,7 @@ def draw(samples, found, seconds, path):
     except ImportError:
         print("No figure: matplotlib is missing; install it with: pip install 'farcall[plot]'")
         return
-    plt.rcParams.update({"font.size": 11, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY})
-    plt.rcParams.update({"xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "axes.titlepad": 12})
+    plt.rcParams.update(STYLE)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 5), layout="constrained")
     draw_points(left)
     draw_speed_up(right, seconds)
@@ -127,10 +125,8 @@ def draw_speed_up(axes, seconds):
     end = 1.2 * most
     axes.set(xlim=(0, end), ylim=(0, end), aspect="equal", xticks=counts, yticks=counts)
     axes.set(xlabel="workers", ylabel="speed-up over one worker")
-    axes.grid(color=GREY, alpha=0.25)
-    axes.tick_params(length=0)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", framealpha=1, edgecolor="none")
+    unframe(axes)
+    axes.legend(loc="upper left")
 
 
 def main():

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from farcall.plots import BLUE, GREY, INK, ORANGE, STYLE, unframe
+
 if TYPE_CHECKING:
     from .measure import Measured
     from .tasks import Task
 
-INK, GREY = "#1f2933", "#9aa5b1"
-COLOURS = {"C": GREY, "Numba": "#1864ab", "Julia": "#e8590c"}
+COLOURS = {"C": GREY, "Numba": BLUE, "Julia": ORANGE}
 
 
 def draw(measured: "Measured", tasks: "list[Task]", path: Path) -> None:
@@ -21,18 +22,15 @@ def draw(measured: "Measured", tasks: "list[Task]", path: Path) -> None:
     except ImportError:
         print("No figure: matplotlib is missing; install it with: pip install 'farcall[plot]'")
         return
-    plt.rcParams.update({"font.size": 11, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": GREY})
-    plt.rcParams.update({"xtick.color": INK, "ytick.color": INK, "axes.titlelocation": "left", "axes.titlepad": 12})
+    plt.rcParams.update(STYLE)
     figure, (left, right) = plt.subplots(
         1, 2, figsize=(12, 6.4), layout="constrained", sharey=True, width_ratios=(3, 2)
     )
     draw_speed_ups(left, measured, tasks)
     draw_ratios(right, measured, tasks)
     for axes in left, right:
-        axes.grid(axis="x", color=GREY, alpha=0.25)
-        axes.set_axisbelow(True)
-        axes.tick_params(length=0, which="both")
-        axes.spines[["top", "right", "left"]].set_visible(False)
+        unframe(axes, grid="x")
+        axes.spines["left"].set_visible(False)
     figure.savefig(path, dpi=160)
     plt.close(figure)
     print(f"The figure is in {path}")
@@ -51,7 +49,7 @@ def draw_speed_ups(axes, measured, tasks):
     axes.invert_yaxis()
     scale(axes, (0.3, 1, 3, 10, 30, 100), 1.35)
     axes.set(title="Speed-up over CPython", xlabel="times as fast as CPython, logarithmic")
-    axes.legend(loc="lower right", framealpha=1, edgecolor="none")
+    axes.legend(loc="lower right")
 
 
 def draw_ratios(axes, measured, tasks):

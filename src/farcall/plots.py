@@ -28,8 +28,7 @@ STYLE: dict[str, Any] = {
     "figure.facecolor": "white",
     "axes.facecolor": "white",
     "savefig.facecolor": "white",
-    "grid.color": GREY,
-    "grid.alpha": 0.3,
+    "grid.color": "#e1e5ea",
     "legend.framealpha": 1,
     "legend.edgecolor": "none",
 }

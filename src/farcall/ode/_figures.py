@@ -33,7 +33,7 @@ def plot(solution: "Solution", names: Sequence[str], axes: Any) -> Any:
             _, values = _sample(solution, chosen)
             axes.plot(*values, color=plots.BLUE, linewidth=0.7 if len(chosen) == 3 else 1.5)
             _label(axes, chosen)
-        axes.set_title(solution.problem.equations.name)
+        axes.set_title(solution.problem.equations.name, pad=0 if len(chosen) == 3 else None)
     return axes
 
 
