@@ -5,7 +5,6 @@ import sys
 from collections.abc import Sequence
 
 from .._version import __version__
-from . import deploy
 
 _RUN_USAGE = """farcall run [-p N|auto] [--machine-file FILE [--tunnel]] [--threads T] script.py [argument ...]
        farcall run [the same options] -m module [argument ...]
@@ -44,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     program: list[str] = []
     if given[:1] == ["run"]:
         given, program = _split(given)
-    parser, run_parser = _parsers()
+    parser, run_parser = _parsers(deploys=given[:1] == ["deploy"])
     options = parser.parse_args(given)
     if options.command == "doctor":
         from .doctor import examine
 
         return examine()
     if options.command == "deploy":
+        from . import deploy
+
         return deploy.run(options)
     if options.command == "worker":
         from .worker import serve
@@ -86,7 +87,7 @@ def _split(given: list[str]) -> tuple[list[str], list[str]]:
     return given[:at], given[at:]
 
 
-def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+def _parsers(*, deploys: bool) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     """Return the parser of everything, and the part of it that is for ``run``."""
     parser = argparse.ArgumentParser(prog="farcall", description="Calls between Python processes.")
     parser.add_argument("--version", action="version", version=f"farcall {__version__}")
@@ -103,7 +104,11 @@ def _parsers() -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     run.add_argument(
         "--threads", type=_positive, metavar="T", help="threads that NumPy, Numba and their like use in each worker (1)"
     )
-    deploy.add_parsers(commands)
+    deploying = commands.add_parser("deploy", help="workers on a Kubernetes cluster", formatter_class=raw)
+    if deploys:
+        from .deploy import complete
+
+        complete(deploying)
     commands.add_parser("doctor", help="check this machine", description=_DOCTOR, formatter_class=raw)
     worker = commands.add_parser("worker", help="be a worker", description=_WORKER, formatter_class=raw)
     worker.add_argument("ready", type=int, metavar="READY", help="open descriptor for the address, closed after it")

@@ -28,12 +28,9 @@ More:        kubectl scale deployment/farcall-worker --replicas=20 --namespace {
 The end:     farcall deploy down --namespace {namespace}"""
 
 
-def add_parsers(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command and its own commands."""
-    raw = argparse.RawDescriptionHelpFormatter
-    deploy = commands.add_parser(
-        "deploy", help="workers on a Kubernetes cluster", description=_DEPLOY, formatter_class=raw
-    )
+def complete(deploy: argparse.ArgumentParser) -> None:
+    """Give the parser of the command its description and its own commands."""
+    deploy.description, raw = _DEPLOY, argparse.RawDescriptionHelpFormatter
     what = deploy.add_subparsers(dest="what", metavar="what", required=True)
     kubernetes = what.add_parser(
         "kubernetes", help="deploy, or change what is deployed", description=_KUBERNETES, formatter_class=raw
