@@ -1,20 +1,15 @@
-"""CyRK, the engine: its C functions, and one integration by them.
-
-``CyRK.nb`` has the addresses of these functions, for programs that Numba compiles, and their signatures for ctypes.
-"""
+"""One integration by CyRK, of equations that are compiled."""
 
 import ctypes
 from typing import Any
 
 import numpy as np
 from CyRK import CyrkErrorCodes, ODEMethod, get_error_message
-from CyRK.nb import numba_c_api as addresses
 from CyRK.nb import numba_solver as functions
-from numba import types
-from numba.experimental import function_type  # noqa: F401  # knows WrapperAddressProtocol
 
-from ._advance import AUTOMATIC, FINISHED, LSODA, Native, Task, integrate
+from ._advance import AUTOMATIC, FINISHED, LSODA, integrate
 from ._methods import DEGREES, EXPLICIT, Found, Request, Vector
+from ._native import ADDRESSES
 from ._problem import ODEProblem
 from ._watch import Watch
 
@@ -22,51 +17,9 @@ NUMBERS = {name: int(getattr(ODEMethod, name.upper())) for name in DEGREES}
 _NAMES = {number: name for name, number in NUMBERS.items()}
 _TOO_MANY = int(CyrkErrorCodes.MAX_STEPS_SYSARCH_EXCEEDED)
 
-UNLIMITED = 1 << 40  # megabytes for states of times that the caller has asked for
+_ALL_STEPS = np.empty(0)  # times that are asked for
+_UNLIMITED = 1 << 40  # megabytes for those
 _MOST = 256  # megabytes for times and states of all steps; what is between the steps needs ten times as much
-
-_POINTER = types.CPointer(types.float64)
-_SOLVE = types.intp(
-    *[types.intp, types.float64, types.float64],  # the right-hand side, from when, until when
-    *[types.uintp, types.intp, types.int32],  # states, how many, the method
-    *[types.intp, types.intp],  # steps that are expected, numbers besides the derivatives
-    *[types.uintp, types.intp],  # what the right-hand side gets, its bytes
-    *[types.intp, types.intp, types.uint8],  # most steps, most megabytes, whether to keep what is between steps
-    *[types.uintp, types.intp],  # times to save at, how many
-    *[types.intp, types.intp, types.intp],  # what runs before an evaluation, events, how many
-    *[types.uintp, types.intp, types.uintp, types.intp],  # relative and absolute tolerances
-    *[types.float64, types.float64, types.uint8],  # longest and first step, whether to keep the last state
-)
-
-
-class _Function(types.WrapperAddressProtocol):
-    """A C function, for Python and for what Numba compiles."""
-
-    def __init__(self, address: int, function: Any, signature: Any) -> None:
-        self._address = address
-        self._function = function
-        self._signature = signature
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-    def __wrapper_address__(self) -> int:
-        return self._address
-
-    def signature(self) -> Any:
-        return self._signature
-
-
-NATIVE = Native(
-    solve=_Function(addresses.get_solve_func_ptr(), functions.c_numba_cysolve_ivp, _SOLVE),
-    status=_Function(addresses.get_status_func_ptr(), functions.c_get_status, types.int32(types.intp)),
-    steps=_Function(addresses.get_steps_taken_func_ptr(), functions.c_get_steps, types.intp(types.intp)),
-    size=_Function(addresses.get_size_func_ptr(), functions.c_get_size, types.intp(types.intp)),
-    y=_Function(addresses.get_y_func_ptr(), functions.c_get_y_ptr, _POINTER(types.intp)),
-    t_now=_Function(addresses.get_t_now_func_ptr(), functions.c_get_t_now, types.float64(types.intp)),
-    y_now=_Function(addresses.get_y_now_ptr_func_ptr(), functions.c_get_y_now, _POINTER(types.intp)),
-    free=_Function(addresses.get_free_func_ptr(), functions.c_free, types.void(types.intp)),
-)
 
 
 class _Result:
@@ -107,17 +60,21 @@ class _Result:
         return y
 
 
+def make_plan(right: int, watch: Watch, request: Request, saveat: Vector) -> list[int]:
+    """Return the plan of integrations. It has addresses of what the others hold."""
+    plan = [right, watch.pointers.ctypes.data]
+    for array in (request.rtol, request.atol, saveat):
+        plan += [array.ctypes.data, array.size]
+    return [*plan, int(not saveat.size), _MOST if not saveat.size else _UNLIMITED, *ADDRESSES]
+
+
 def integrate_compiled(problem: ODEProblem, right: int, request: Request) -> Found:
     """Return what CyRK finds with a right-hand side by its address."""
-    states = problem.u0.size
-    watch = Watch(states, problem.p.copy(), request.progress)
-    saveat, dense, most = np.empty(0), 1, _MOST
-    if request.saveat is not None:
-        saveat, dense, most = request.saveat, 0, UNLIMITED
-    task = Task(right, watch.pointers, watch.numbers, request.rtol, request.atol, saveat, dense, most)
+    watch = Watch(problem.u0.size, problem.p.copy(), request.progress)
+    plan = make_plan(right, watch, request, request.saveat if request.saveat is not None else _ALL_STEPS)
     method = AUTOMATIC if request.method is None else NUMBERS[request.method]
-    address, used = integrate(NATIVE, task, problem.tspan[0], problem.u0, problem.tspan[1], method)
-    result = _Result(address, states)
+    address, used = integrate(plan, watch.numbers, problem.tspan[0], problem.u0, problem.tspan[1], method)
+    result = _Result(address, problem.u0.size)
     watch.check(problem.equations.rates)
     finished = result.status() == FINISHED
     t, y = result.saved()
@@ -131,7 +88,7 @@ def integrate_compiled(problem: ODEProblem, right: int, request: Request) -> Fou
         message="" if finished else describe(result.status()),
         steps=result.steps(),
         evaluations=watch.evaluations,
-        interpolate=result.interpolate if finished and dense else None,
+        interpolate=result.interpolate if finished and request.saveat is None else None,
     )
 
 

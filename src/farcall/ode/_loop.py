@@ -5,35 +5,36 @@ from typing import Any
 import numpy as np
 from numba import carray, njit  # type: ignore[attr-defined]
 
-from ._advance import AUTOMATIC, FINISHED, LSODA, Task, integrate
+from . import _native as native
+from ._advance import AUTOMATIC, FINISHED, LSODA, integrate
 from ._compiled import RUNNING, STOPPED
-from ._cyrk import NATIVE, NUMBERS, UNLIMITED, describe
+from ._cyrk import NUMBERS, describe, make_plan
 from ._equations import Equations
 from ._members import Members
 from ._methods import Request, Vector
-from ._watch import Watch
+from ._watch import PARAMETERS, Watch
 
 
 @njit(nogil=True, error_model="numpy")
-def integrate_members(native: Any, task: Any, tspan: Any, states: Any, parameters: Any, method: Any, out: Any) -> Any:
+def integrate_members(plan: Any, watch: Any, pointers: Any, tspan: Any, members: Any, method: Any, out: Any) -> Any:
     """Integrate members up to one whose right-hand side is stopped; return which one that is, or their number.
 
-    ``out`` is three arrays: the states by member, time and state; the time until which each member came; and its
-    status and the number of its method.
+    ``members`` are their states and parameters. ``out`` is three arrays: the states by member, time and state; the time
+    until which each member came; and its status and the number of its method.
     """
+    states, parameters = members
     y, reached, outcomes = out
-    t0, t1 = tspan
     for member in range(states.shape[0]):
-        task.pointers[1] = parameters[member].ctypes.data
-        found, used = integrate(native, task, t0, states[member], t1, method)
-        saved = carray(native.y(found), (native.size(found), y.shape[2]))
+        pointers[PARAMETERS] = parameters[member].ctypes.data
+        found, used = integrate(plan, watch, tspan[0], states[member], tspan[1], method)
+        saved = carray(native.saved(plan, found), (native.size(plan, found), y.shape[2]))
         for time in range(saved.shape[0]):  # as one assignment of arrays Numba would take twice as long to compile it
             for state in range(saved.shape[1]):
                 y[member, time, state] = saved[time, state]
-        reached[member] = native.t_now(found)
-        outcomes[member, 0], outcomes[member, 1] = native.status(found), used
-        native.free(found)
-        if task.watch[STOPPED] != RUNNING:
+        reached[member] = native.time_now(plan, found)
+        outcomes[member, 0], outcomes[member, 1] = native.status(plan, found), used
+        native.free(plan, found)
+        if watch[STOPPED] != RUNNING:
             return member
     return states.shape[0]
 
@@ -51,16 +52,15 @@ def integrate_by_loop(
     assert equations.right is not None
     assert request.saveat is not None
     count = len(numbers)
-    initial, parameters = numbers[:, :states].copy(), numbers[:, states:].copy()
-    watch = Watch(states, np.empty(parameters.shape[1]), None)
-    arrays = request.rtol.copy(), request.atol.copy(), request.saveat.copy()
-    task = Task(equations.right.address(), watch.pointers, watch.numbers, *arrays, 0, UNLIMITED)
+    members = numbers[:, :states].copy(), numbers[:, states:].copy()
+    watch = Watch(states, np.empty(numbers.shape[1] - states), None)
+    plan = np.array(make_plan(equations.right.address(), watch, request, request.saveat))
     y = np.full((count, request.saveat.size, states), np.nan)
     reached, outcomes = np.empty(count), np.empty((count, 2), np.int64)
     method = AUTOMATIC if request.method is None else NUMBERS[request.method]
-    done = loop(NATIVE, task, tspan, initial, parameters, method, (y, reached, outcomes))
+    done = loop(plan, watch.numbers, watch.pointers, tspan, members, method, (y, reached, outcomes))
     if done < count:
-        watch.parameters = parameters[done]
+        watch.parameters = members[1][done]
         try:
             watch.check(equations.rates)
         except BaseException as error:

@@ -14,6 +14,8 @@ _FIRST = 256  # evaluations until the first look
 _PERIOD = 0.05  # seconds between looks
 _GROWTH = 8  # until the next look there are at most so many times as many evaluations as there were since the last
 
+PARAMETERS = 1  # the place of their address among the pointers
+
 _LOOK = ctypes.CFUNCTYPE(None, ctypes.c_double)
 
 
