@@ -2,9 +2,9 @@
 that is met.
 
 Each is a ratio to a baseline measured in the same run, in turns with it. Of one problem, solved again and again, the
-least time counts; of all else the median over the rounds. SciPy gets the same equations as a Python function; a row more
-tells what compiling that is worth to SciPy. The bare processes run CyRK in a compiled loop of their own, with the method
-that ``solve`` chooses, and keep what they compute; ``solve`` has it in the master.
+least time counts; of all else the median over the rounds. SciPy gets the same equations as a Python function; a row
+more tells what compiling that is worth to SciPy. The bare processes run CyRK in a compiled loop of their own, with the
+method that ``solve`` chooses, and keep what they compute; ``solve`` has it in the master.
 """
 
 import argparse

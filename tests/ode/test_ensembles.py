@@ -1,9 +1,11 @@
 """Ensembles, on two workers: what comes back, and that nothing depends on who did it."""
 
 import math
+import threading
 
 import numpy as np
 import pytest
+from waiting import until
 
 import farcall as fc
 from farcall._wire.compiled.counting import what_was_compiled
@@ -101,6 +103,26 @@ def test_seeds_do_not_depend_on_who_draws(cluster):
     assert np.unique(solution.values["ρ"]).size == 400
     with pytest.raises(ValueError, match="seed= is for an ensemble that draws"):
         ode.solve(ode.EnsembleProblem(PROBLEM, {"ρ": [1.0]}), seed=1)
+
+
+def test_a_call_that_solves_can_be_cancelled(cluster):
+    """``cancel`` stops compiled equations on the main thread of a worker, of one problem and of a chunk."""
+    forever = ode.ODEProblem(lorenz, [1.0, 0.0, 0.0], (0.0, 1e9))
+    for problem in forever, ode.EnsembleProblem(forever, {"ρ": [28.0]}):
+        future = fc.spawnat(2, solve_to_the_end, problem)
+        assert until(lambda: fc.remotecall_fetch(2, is_main_thread_busy))
+        assert future.cancel()
+        assert until(lambda: not fc.remotecall_fetch(2, is_main_thread_busy))
+
+
+def solve_to_the_end(problem):
+    return ode.solve(
+        problem, saveat=[1e9], **({} if isinstance(problem, ode.ODEProblem) else {"pool": fc.WorkerPool([2])})
+    )
+
+
+def is_main_thread_busy():
+    return threading.current_thread() is not threading.main_thread()
 
 
 def test_each_trajectory_has_its_method(cluster):

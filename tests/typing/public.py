@@ -71,3 +71,11 @@ def check_engines() -> None:
     assert_type(fc.addprocs(fc.engines.Local(2, threads=2)), fc.Procs)
     assert_type(fc.engines.MPI(threads=2), fc.engines.MPI)
     fc.engines.MPI(2)  # type: ignore[call-arg]
+
+
+def check_differential_equations(problem: fc.ode.ODEProblem) -> None:
+    """What solve returns depends on what it solves; options of ensembles are theirs."""
+    assert_type(fc.ode.solve(problem, "Radau", saveat=0.1), fc.ode.Solution)
+    assert_type(fc.ode.solve(fc.ode.EnsembleProblem(problem), seed=1), fc.ode.EnsembleSolution)
+    fc.ode.solve(problem, seed=1)  # type: ignore[call-overload]
+    fc.ode.solve(problem, maxiters=10)  # type: ignore[call-overload]
