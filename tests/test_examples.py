@@ -345,3 +345,16 @@ def test_linear_algebra_here_and_there(tmp_path):
     assert re.search(r"^\d+ condition numbers: [\d.]+ s here, [\d.]+ s on \d+ workers$", out, re.MULTILINE)
     assert "Poisson: 2,401 unknowns, 11,809 numbers; the highest point is u = 0.0736" in out  # 0.07367 in the limit
     assert re.search(r"^Solved with the factors on worker \d in [\d.]+ ms\n$", out, re.MULTILINE)
+
+
+def test_lorenz_draws_the_attractor(tmp_path):
+    """The figure has the trajectory, the method is the explicit one, and chaos begins where it is known to begin."""
+    out = run(tmp_path, *FARCALL_RUN, str(EXAMPLES / "lorenz.py"), "figure.png")
+    assert re.search(r"^<Solution of lorenz: 2,\d{3} steps of Vern7 \(not stiff\) to t = 100>$", out, re.MULTILINE)
+    assert re.search(r"^2,001 trajectories on 2 workers in \d+\.\d s, compiling included$", out, re.MULTILINE)
+    threshold = re.search(r"^At t = 80 it has come to rest for all ρ up to (\d+\.\d)$", out, re.MULTILINE)
+    assert 20 < float(threshold[1]) < 24.74  # above, the two points of rest are unstable
+    from matplotlib.image import imread
+
+    pixels = (imread(tmp_path / "figure.png")[..., :3] * 255).round().astype(int)
+    assert (np.abs(pixels - (0x18, 0x64, 0xAB)).max(axis=-1) <= 2).sum() > 5000
