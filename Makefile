@@ -33,6 +33,7 @@ bench: .venv/bench
 	$(BIN)/python benchmarks/maps.py
 	$(BIN)/python benchmarks/timed.py
 	$(BIN)/python benchmarks/linalg.py
+	$(BIN)/python benchmarks/ode.py
 	$(BIN)/python benchmarks/tls.py
 	$(BIN)/python benchmarks/clusters.py
 	$(BIN)/python benchmarks/forwarded.py
