@@ -4,11 +4,11 @@ import pytest
 from lab import CELLS, CHROMIUM, open_lab
 
 
-@pytest.fixture(scope="module")
-def lab(require, tmp_path_factory):
-    """A notebook in a browser, whose cells are told to run."""
+@pytest.fixture
+def lab(require, tmp_path):
+    """A notebook in a browser, whose cells are told to run. Its kernel has workers, so it ends with the test."""
     require(CHROMIUM.exists(), "Debian's package chromium")
-    with open_lab(tmp_path_factory.mktemp("lab"), CELLS) as opened:
+    with open_lab(tmp_path, CELLS) as opened:
         opened.run_all()
         yield opened
 
