@@ -40,6 +40,13 @@ def _own_threads() -> set[threading.Thread]:
     return {each for each in threading.enumerate() if each.name.startswith("farcall")}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_objects_to_look_at() -> None:
+    """Have the search for cycles after each test leave out what was there before its module: a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process, a thread, a descriptor or shared memory behind."""

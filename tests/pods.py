@@ -262,7 +262,9 @@ class RunningPods(Pods):
         paths = {}
         for name, text in self._server.read_secret(volume["secret"]["secretName"]).items():
             paths[name] = self._folder / name
-            paths[name].write_text(text)
+            new = self._folder / f"new-{name}"
+            new.write_text(text)
+            new.replace(paths[name])  # at once, for others may read it
         settings = {"REQUIRE_ENCRYPTION": "true", "DEFAULT_SCHEME": "tls", "TLS__CA_FILE": str(paths["ca.crt"])}
         for role in ("SCHEDULER", "WORKER", "CLIENT"):
             settings |= {f"TLS__{role}__CERT": str(paths["tls.crt"]), f"TLS__{role}__KEY": str(paths["tls.key"])}
