@@ -128,7 +128,7 @@ NO_PROBLEMS = [
     (([1, 2], (0, 1), {"n": 1}), ValueError, "decay has no parameter n: it has k, m"),
     (([1, 2], (0, 1), [1, 2, 3]), ValueError, r"decay has 2 parameters \(k, m\), not 3"),
     (([1, 2], (0, 1), {"m": "one"}), TypeError, "decay: m must be a real number"),
-    (([1, 2, 3], (0, 1), [1, 2]), ValueError, r"decay has 2 states, and u0=\[1, 2, 3\] has the shape \(3,\)"),
+    (([1, 2, 3], (0, 1), [1, 2]), ValueError, r"u0=\[1, 2, 3\]: write 2 numbers, one for each state of decay"),
     (({"x": 1}, (0, 1), [1, 2]), ValueError, "y has no initial value"),
     (({"x": 1, "z": 2}, (0, 1), [1, 2]), ValueError, "decay has no state z: it has x, y"),
     (([1, math.nan], (0, 1), [1, 2]), ValueError, "must be a finite number"),

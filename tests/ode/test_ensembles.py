@@ -175,6 +175,7 @@ def test_what_numba_cannot_compile_runs_on_the_workers_too(cluster):
     problem = ode.ODEProblem(f, [1.0], (0.0, 1.0), [1.0])
     with pytest.warns(ode.IntegrationWarning, match="Numba cannot compile f"):
         solution = ode.solve(ode.EnsembleProblem(problem, {"p0": [1.0, 2.0]}), saveat=[0.5, 1.0])
+    assert solution.stiff is None
     assert solution["y0"] == pytest.approx(np.exp(-np.array([[0.5, 1.0], [1.0, 2.0]])), rel=1e-5)
 
 
@@ -228,6 +229,7 @@ NO_ENSEMBLES = [
     ({"parameters": {"ρ": lambda rng: 1.0}}, "how many trajectories"),
     ({"parameters": {"ρ": [1.0, math.nan]}}, "write finite numbers"),
     ({"parameters": {"ρ": ["a"]}}, "write finite numbers"),
+    ({"trajectories": -1}, "trajectories=-1: write how many"),
 ]
 
 
@@ -236,5 +238,7 @@ def test_ensembles_that_are_none(cluster):
     for arguments, message in NO_ENSEMBLES:
         with pytest.raises(ValueError, match=message):
             ode.EnsembleProblem(PROBLEM, **arguments)
+    with pytest.raises(TypeError, match="made of an ODEProblem"):
+        ode.EnsembleProblem(lorenz)
     with pytest.raises(TypeError, match="events= is for one problem"):
         ode.solve(ode.EnsembleProblem(PROBLEM, {"ρ": [1.0]}), events=lambda x: x)

@@ -95,6 +95,8 @@ def test_options_that_are_none():
         ({"saveat": [5.0, 1.0]}, "one after the other"),
         ({"saveat": [11.0]}, "times from 0 to 10"),
         ({"saveat": -1}, "the distance between two times"),
+        ({"saveat": "now"}, "saveat='now'"),
+        ({"atol": "low"}, "atol='low'"),
         ({"events": lambda z: z}, "takes x, v, k, t, by these names, not z"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -103,6 +105,8 @@ def test_options_that_are_none():
         ode.solve(oscillation(), seed=1)
     with pytest.raises(TypeError, match="takes an ODEProblem"):
         ode.solve(oscillator)
+    with pytest.raises(TypeError, match="events=3: write a function"):
+        ode.solve(oscillation(), events=3)
 
 
 def test_tolerances_may_differ_by_state():
@@ -250,6 +254,12 @@ def test_errors_of_the_equations_are_raised_as_they_are():
         ode.solve(ode.ODEProblem(g, [1.0, 2.0], (0.0, 1.0)))
 
 
+def test_complex_states_are_refused():
+    """They are not made real in silence: the error says what to write."""
+    with pytest.warns(ode.IntegrationWarning, match="cannot compile"), pytest.raises(TypeError, match="real and imag"):
+        ode.solve(ode.ODEProblem(lambda t, y: np.array([1j * y[0]]), [1.0], (0.0, 1.0)))
+
+
 def test_what_numba_cannot_compile_is_evaluated_by_python():
     """A warning says so, and why; the solution is right all the same."""
     seen = []
@@ -259,7 +269,7 @@ def test_what_numba_cannot_compile_is_evaluated_by_python():
         return [math.fsum(-y)]
 
     problem = ode.ODEProblem(f, [1.0], (0.0, 1.0))
-    with pytest.warns(ode.IntegrationWarning, match="Numba cannot compile f, so Python evaluates it"):
+    with pytest.warns(ode.IntegrationWarning, match="Numba cannot compile f, so Python evaluates it.*: .*seen"):
         solution = ode.solve(problem)
     assert (solution.method, solution.stiff) == ("LSODA", None)
     assert solution["y0"][-1] == pytest.approx(math.exp(-1), rel=1e-5)

@@ -16,6 +16,7 @@ from ._watch import Watch
 NUMBERS = {name: int(getattr(ODEMethod, name.upper())) for name in DEGREES}
 _NAMES = {number: name for name, number in NUMBERS.items()}
 _TOO_MANY = int(CyrkErrorCodes.MAX_STEPS_SYSARCH_EXCEEDED)
+_TOO_SMALL = int(CyrkErrorCodes.STEP_SIZE_ERROR_SPACING)
 
 _ALL_STEPS = np.empty(0)  # times that are asked for
 _UNLIMITED = 1 << 40  # megabytes for those
@@ -95,6 +96,8 @@ def integrate_compiled(problem: ODEProblem, right: int, request: Request) -> Fou
 def describe(status: int) -> str:
     """Return what a status means."""
     if status == _TOO_MANY:
-        return "it takes more steps than can be kept: say which are wanted, with saveat="
+        return "it takes more steps than can be kept: say which times are wanted, with saveat="
+    if status == _TOO_SMALL:
+        return "steps became too small to go on: it grows without bound, or its equations give no numbers there"
     message: str = get_error_message(status)
     return message.rstrip(".")

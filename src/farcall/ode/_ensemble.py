@@ -17,6 +17,7 @@ from ._integrate import address_of
 from ._members import Chunk, Members, integrate_by_python, number_members
 from ._methods import IntegrationWarning, Request, Vector
 from ._problem import ODEProblem
+from ._python import METHOD_OF_PYTHON
 
 _MOST_CHUNKS = 256  # if there are not very many members; enough for workers to finish together
 _LARGEST_CHUNK = 64  # members: long enough for the cost of a chunk not to matter, and few for long trajectories
@@ -57,6 +58,8 @@ class EnsembleProblem:
         u0: Mapping[str, Any] | None = None,
         trajectories: int | tuple[int, ...] | None = None,
     ) -> None:
+        if not isinstance(problem, ODEProblem):
+            raise TypeError(f"an EnsembleProblem is made of an ODEProblem, not of {problem!r:.100}")
         self.problem = problem
         places: dict[str, int] = {}
         values: dict[str, Any] = {}
@@ -126,9 +129,12 @@ def solve_ensemble(
         request = replace(request, saveat=np.array([ensemble.problem.tspan[1]]))
     if seed is not None and not ensemble.drawn:
         raise ValueError("seed= is for an ensemble that draws numbers: parameters={…: lambda rng: rng.normal()}")
+    compiled = address_of(ensemble.problem.equations) is not None
+    if request.method is None and not compiled:
+        request = replace(request, method=METHOD_OF_PYTHON)
     count = len(ensemble.rows)
     size = min(_LARGEST_CHUNK, math.ceil(count / _MOST_CHUNKS)) or 1
-    function = _make_function(ensemble, request, seed)
+    function = _make_function(ensemble, request, seed, compiled)
     everything = function((0, ensemble.rows[:0]))  # of no member, so that all is compiled here and nowhere else
     everything = _allocate(everything, count)
     bar = _Bar(Progress(progress, count, ensemble.problem.equations.name, "trajectory"), count, size)
@@ -152,12 +158,14 @@ def count_trajectories(count: int) -> str:
     return f"{count:,} trajector{'ies' if count != 1 else 'y'}"
 
 
-def _make_function(ensemble: EnsembleProblem, request: Request, seed: Any) -> Callable[[Chunk], Members]:
+def _make_function(
+    ensemble: EnsembleProblem, request: Request, seed: Any, compiled: bool
+) -> Callable[[Chunk], Members]:
     """Return what the workers run: it captures the compiled loop, so that its machine code travels."""
     problem, given, drawn = ensemble.problem, ensemble.given, ensemble.drawn
     equations, tspan, states = problem.equations, problem.tspan, problem.u0.size
     common = np.concatenate([problem.u0, problem.p])
-    if address_of(equations) is None:
+    if not compiled:
 
         def members(chunk: Chunk) -> Members:
             numbers = number_members(chunk, common, given, drawn, seed)
@@ -228,9 +236,11 @@ def _read_array(name: str, values: Any) -> Vector:
 def _read_shape(arrays: Mapping[str, Vector], trajectories: Any) -> tuple[int, ...]:
     """Return the shape that arrays have together, and with the number of trajectories."""
     shapes = {name: array.shape for name, array in arrays.items()}
+    if trajectories is not None:
+        shapes["trajectories"] = (trajectories,) if isinstance(trajectories, int) else tuple(trajectories)
+        if not all(isinstance(each, int) and each >= 0 for each in shapes["trajectories"]):
+            raise ValueError(f"trajectories={trajectories!r}: write how many there are, or the shape of their array")
     try:
-        if trajectories is not None:
-            shapes["trajectories"] = tuple(map(int, np.atleast_1d(trajectories)))
         shape = np.broadcast_shapes(*shapes.values())
     except ValueError:
         told = ", ".join(f"{name} {each}" for name, each in shapes.items())

@@ -133,6 +133,10 @@ class PlainEquations(Equations):
 
     def rates(self, t: float, y: Vector, p: Vector) -> Vector:
         found = self._function(t, y, p) if self._takes_parameters else self._function(t, y)
+        if np.iscomplexobj(found):
+            raise TypeError(
+                f"{self.name} returns complex numbers: write real and imaginary parts as states of their own"
+            )
         rates = np.array(found, dtype=np.float64)
         if rates.shape != y.shape:
             raise ValueError(f"{self.name} returns {rates.size} derivatives of {y.size} states")

@@ -29,7 +29,8 @@ def address_of(equations: Equations) -> int | None:
     try:
         return equations.right.address()
     except NumbaError as error:
-        reason = str(error).strip().splitlines()[-1]
+        lines = str(error).strip().splitlines()
+        reason = next((line for line in lines if not line.startswith("Failed in ")), lines[0])
         warnings.warn(
             f"Numba cannot compile {equations.name}, so Python evaluates it, which takes longer: {reason}",
             IntegrationWarning,

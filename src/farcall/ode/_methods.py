@@ -75,7 +75,10 @@ def read_tolerances(rtol: Any, atol: Any, states: int) -> tuple[Vector, Vector]:
 
 
 def _read_tolerance(name: str, value: Any, states: int) -> Vector:
-    array = np.array(value, dtype=np.float64, ndmin=1)
+    try:
+        array = np.array(value, dtype=np.float64, ndmin=1)
+    except (TypeError, ValueError):
+        array = np.array([-1.0])
     least, most = float(array.min(initial=math.inf)), float(array.max(initial=-math.inf))
     if array.shape not in ((1,), (states,)) or not (0 <= least <= most < math.inf):
         raise ValueError(f"{name}={value!r}: write a small number, or one for each of the {states} states")
@@ -89,7 +92,10 @@ def read_saveat(saveat: Any, tspan: tuple[float, float]) -> Vector | None:
     if saveat is None:
         return None
     t0, t1 = tspan
-    times = np.asarray(saveat, dtype=np.float64)
+    try:
+        times = np.asarray(saveat, dtype=np.float64)
+    except (TypeError, ValueError):
+        times = np.array(-1.0)
     if times.ndim == 0:
         distance = float(times)
         if not (distance > 0 and np.isfinite(distance)):

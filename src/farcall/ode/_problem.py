@@ -59,7 +59,8 @@ class ODEProblem:
         states = np.array(u0, dtype=np.float64, ndmin=1)
         count = len(self.equations.names_of_states(states.size))
         if states.shape != (count,) or not count:
-            raise ValueError(f"{name} has {count or 'some'} states, and u0={u0!r:.100} has the shape {states.shape}")
+            wanted = f"{count} number{'s' if count > 1 else ''}" if count else "numbers"
+            raise ValueError(f"u0={u0!r:.100}: write {wanted}, one for each state of {name}")
         if not np.isfinite(states).all():
             raise ValueError(f"u0={u0!r:.100}: an initial value must be a finite number")
         return states

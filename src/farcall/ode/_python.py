@@ -12,7 +12,7 @@ import numpy as np
 from ._methods import EXPLICIT, Found, Request, Vector
 from ._problem import ODEProblem
 
-_DEFAULT = "LSODA"
+METHOD_OF_PYTHON = "LSODA"  # if nobody names another
 _OF_SCIPY = ("RK23", "RK45", "DOP853", "BDF", "Radau", "LSODA")
 _PERIOD = 256  # evaluations between two looks at the progress
 
@@ -68,8 +68,10 @@ def integrate_in_python(problem: ODEProblem, fill: Callable[..., Any] | None, re
         from CyRK import pysolve_ivp
     except ImportError:
         return _integrate_with_scipy(problem, request)
+    from ._cyrk import describe
+
     counted = _Counted(problem, fill, request)
-    method = request.method or _DEFAULT
+    method = request.method or METHOD_OF_PYTHON
     events = [_Event(each, problem) for each in request.events]
     result = pysolve_ivp(
         counted.fill,
@@ -92,7 +94,7 @@ def integrate_in_python(problem: ODEProblem, fill: Callable[..., Any] | None, re
         y=np.ascontiguousarray(y),
         method=method,
         stiff=None,
-        message="" if result.success else result.status_message.rstrip("."),
+        message="" if result.success else describe(int(result.status)),
         steps=result.steps_taken,
         evaluations=counted.count,
         interpolate=(lambda t: result(t).T) if result.success and request.saveat is None else None,
@@ -105,7 +107,7 @@ def integrate_in_python(problem: ODEProblem, fill: Callable[..., Any] | None, re
 def _integrate_with_scipy(problem: ODEProblem, request: Request) -> Found:
     from scipy.integrate import solve_ivp
 
-    method = request.method or _DEFAULT
+    method = request.method or METHOD_OF_PYTHON
     if method not in _OF_SCIPY:
         raise ValueError(f"{method} is a method of CyRK's: pip install 'farcall[ode]', or take {', '.join(_OF_SCIPY)}")
     counted = _Counted(problem, None, request)

@@ -1,7 +1,7 @@
 """solve: one problem here, or an ensemble of them on the workers."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Unpack, overload
 
@@ -92,7 +92,9 @@ def solve(
         raise TypeError(f"{next(iter(spread))}= is for an EnsembleProblem: one problem is solved here")
     percent = _Percent(progress, one)
     try:
-        listed = (events,) if callable(events) else tuple(events)
+        listed = tuple(events) if isinstance(events, Iterable) else (events,)
+        if not all(map(callable, listed)):
+            raise TypeError(f"events={events!r}: write a function, or a list of functions")
         found = integrate(one, replace(request, events=listed, progress=percent.reach if percent.is_wanted else None))
         percent.reach(float(found.t[-1]) if found.t.size else one.tspan[0])
     finally:
