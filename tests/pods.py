@@ -93,16 +93,16 @@ class Pods:
             self._server.terminate(each)
         for _ in range(spec["replicas"] - len(stays)):
             self.start(self._make(deployment, component), component)
-        self.tell(metadata["name"], metadata["namespace"])
+        self.tell(metadata["name"], metadata["namespace"], metadata["generation"])
 
-    def tell(self, name, namespace):
-        """Say in the status of a Deployment how its pods are."""
+    def tell(self, name, namespace, generation=None):
+        """Say in the status of a Deployment how its pods are, and which generation of it has just been acted upon."""
         found = self._server.find(DEPLOYMENTS, name, namespace)
         if found is None:
             return
         pods = self.all(found["metadata"]["labels"]["app.kubernetes.io/component"], namespace)
         status = {
-            "observedGeneration": found["metadata"]["generation"],
+            "observedGeneration": generation or found.get("status", {}).get("observedGeneration", 0),
             "replicas": len(pods),
             "updatedReplicas": len(pods),
             "availableReplicas": sum(map(is_ready, pods)),
@@ -259,12 +259,12 @@ class RunningPods(Pods):
     def _settings(self, pod):
         """Return what the image makes of the files of the Secret that is mounted."""
         [volume] = [each for each in pod["spec"]["volumes"] if each["name"] == "tls"]
+        mounted = self._folder / pod["metadata"]["name"]
+        mounted.mkdir(exist_ok=True)  # it is there when the pod starts again
         paths = {}
         for name, text in self._server.read_secret(volume["secret"]["secretName"]).items():
-            paths[name] = self._folder / name
-            new = self._folder / f"new-{name}"
-            new.write_text(text)
-            new.replace(paths[name])  # at once, for others may read it
+            paths[name] = mounted / name
+            paths[name].write_text(text)
         settings = {"REQUIRE_ENCRYPTION": "true", "DEFAULT_SCHEME": "tls", "TLS__CA_FILE": str(paths["ca.crt"])}
         for role in ("SCHEDULER", "WORKER", "CLIENT"):
             settings |= {f"TLS__{role}__CERT": str(paths["tls.crt"]), f"TLS__{role}__KEY": str(paths["tls.key"])}

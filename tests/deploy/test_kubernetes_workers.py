@@ -118,6 +118,15 @@ def test_a_retired_worker_is_a_pod_less(server):
         assert until(lambda: pod not in [each["metadata"]["name"] for each in server.pods.all("worker")], 20)
 
 
+def test_a_scheduler_that_does_not_listen_yet(server, monkeypatch):
+    """It is waited for: its pages, which say that its pod is ready, are there before its port."""
+    ready, late = server.reach, [("127.0.0.1", 1)] * 2
+    monkeypatch.setattr(server, "reach", lambda pod, port: late.pop() if port == 8786 and late else ready(pod, port))
+    with fc.addprocs(Kubernetes()) as pids:
+        assert fc.remotecall_fetch(pids[0], abs, -1) == 1
+    assert not late
+
+
 def test_another_image_is_joined_when_it_runs(server):
     """What is there ends, the scheduler too, and is not taken for what was asked for; a pod that is no more is gone."""
     before = {each["metadata"]["name"] for each in server.pods.all("scheduler") + server.pods.all("worker")}

@@ -144,7 +144,7 @@ class Dask(Engine):
             how = "Dask(address, security=distributed.Security(tls_ca_file=..., ...)), or a Client that is connected"
             raise LaunchError(f"{address} is secured by TLS: give {how}")
         try:
-            self._knock(address, offer.timeout)
+            self.knock(offer.timeout)
             client = Client(address, security=self._security, set_as_default=False, timeout=offer.timeout)
         except (OSError, ValueError) as error:
             raise LaunchError(f"there is no Dask scheduler at {address}: {error}") from error
@@ -166,8 +166,9 @@ class Dask(Engine):
             self.close()
             raise LaunchError(f"Dask's workers could not start a node: {type(error).__name__}: {error}") from error
 
-    def _knock(self, address: str, timeout: float) -> None:
+    def knock(self, timeout: float) -> None:
         """Raise OSError if nobody listens: a client that cannot connect leaves things behind."""
+        address = self._address()
         if address.startswith("inproc:"):
             return
         with socket.create_connection(get_address_host_port(address, strict=True), timeout) as connection:

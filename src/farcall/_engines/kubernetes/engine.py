@@ -38,6 +38,7 @@ _NEWS_TAKE = 4.0  # seconds after its end in which the status of a pod says why
 _INTERVAL = 0.5  # seconds between two looks
 _PATIENCE = 600.0  # seconds in which everything is to come up, or end
 _NOT_READY = 5.0  # seconds in which a pod is seen not to be ready whose worker has closed
+_KNOCK = 5.0  # seconds in which a scheduler that listens answers
 _REMOVED = "it was removed"  # by us
 
 
@@ -205,6 +206,7 @@ class Kubernetes(Engine):
         self._dask = Dask(address, security=security, listen=() if access.is_inside else (_LOOPBACK,))
         self._dask.watch(self._lost)
         self._dask.follow(self._came)
+        self._await_port(deployment, self._dask, deadline)
         try:
             left = max(1.0, deadline - time.monotonic())
             yield from self._dask.launch(dataclasses.replace(offer, timeout=left))
@@ -213,6 +215,20 @@ class Kubernetes(Engine):
             raise LaunchError(
                 f"{error}. The way through the API server: {failure}" if failure else f"{error}"
             ) from error
+
+    def _await_port(self, deployment: Deployment, dask: "Dask", deadline: float) -> None:
+        """Wait until the scheduler listens, which it may do a moment after its pages say that its pod is ready.
+
+        Return in any case: it is ``launch`` that says what is wrong.
+        """
+        while time.monotonic() < deadline:
+            try:
+                return dask.knock(_KNOCK)
+            except OSError:
+                failure = deployment.forwards.failure
+            if isinstance(failure, ApiError) and 400 <= failure.code < 500:
+                return  # nobody will let us in
+            time.sleep(_INTERVAL)
 
     def _find_scheduler(self) -> str:
         """Return where the API server has the ports of the scheduler's pod."""

@@ -22,7 +22,7 @@ class Forwards:
     """
 
     def __init__(self, connection: Connection) -> None:
-        self.failure = ""
+        self.failure: Exception | None = None
         self._connection = connection
         self._servers: dict[int, asyncio.Server] = {}  # by port
         self._tasks: set[asyncio.Task[None]] = set()
@@ -67,7 +67,7 @@ class Forwards:
         try:
             await self._lead(find_path(), port, reader, writer)
         except (ApiError, aiohttp.ClientError, OSError) as error:
-            self.failure = str(error)  # who has connected only sees the end
+            self.failure = error  # who has connected only sees the end
 
     async def _lead(self, path: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Pass on what comes in both directions until one side ends; then the other does."""
