@@ -165,6 +165,13 @@ def test_problems_of_plain_functions():
         ode.ODEProblem(3, [1.0], (0, 1))
 
 
+def test_definitions_are_functions_elsewhere_too(cluster):
+    """They can be called on workers, and defined there."""
+    assert fc.remotecall_fetch(2, decay, 1.0, 2.0, m=3.0) == (-1.0, -6.0)
+    fc.everywhere(decay)
+    assert fc.everywhere("decay(1.0, 2.0, m=3.0)", pids=3) == (-1.0, -6.0)
+
+
 def test_definitions_and_problems_can_be_pickled():
     """A definition that comes back from a pickle is the same, and is solved the same."""
     problem = ode.ODEProblem(decay, [1.0, 2.0], (0.0, 1.0), {"m": 2.0})

@@ -201,6 +201,15 @@ def test_a_checkpoint_keeps_what_is_done(cluster, tmp_path):
     with pytest.raises(ValueError, match="of another map"):
         ode.solve(ensemble, checkpoint=path, rtol=1e-3)
 
+    def define_plain(factor):
+        problem = ode.ODEProblem(lambda t, y, p: factor * p[0] * y, [1.0], (0.0, 1.0), [1.0])
+        return ode.EnsembleProblem(problem, {"p0": np.linspace(0, 1, 20)})
+
+    path = tmp_path / "plain.fcp"
+    assert (ode.solve(define_plain(1.0), checkpoint=path).y == ode.solve(define_plain(1.0), checkpoint=path).y).all()
+    with pytest.raises(ValueError, match="of another map"):
+        ode.solve(define_plain(2.0), checkpoint=path)
+
 
 def test_progress_counts_trajectories(cluster):
     """A bar goes to the number of trajectories, and knows it from the beginning."""

@@ -48,8 +48,10 @@ class Equations(ABC):
 
 
 class System(Equations):
-    """Differential equations that ``ode_def`` has read. Called like the function that it is made of, it returns the
-    derivatives as a tuple; ``rates(t, y, p)`` returns them as an array.
+    """Differential equations that ``ode_def`` has read.
+
+    Called like the function that they are made of, they return the derivatives as a tuple; ``rates(t, y, p)`` returns
+    them as an array.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -62,7 +64,7 @@ class System(Equations):
             for name, value in (function.__kwdefaults__ or {}).items()
         }
         self._arguments = definition.arguments
-        self.py_func = definition.function  # called as Numba's are, so that a checkpoint knows it by its code
+        self.py_func = definition.function  # called as Numba calls its own, so that a checkpoint knows it by its code
         self._signature = inspect.signature(function)
         self.right = _compile_states(definition.function, definition.arguments, len(self.states), len(self.parameters))
         functools.update_wrapper(self, function, updated=())
@@ -124,7 +126,7 @@ class PlainEquations(Equations):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.name = getattr(function, "__name__", type(function).__name__)
-        self._function = function
+        self.py_func = getattr(function, "py_func", function)
         self._takes_parameters = _count_arguments(function, self.name) == 3
         self.right = _compile_arrays(function, self._takes_parameters)
 
@@ -132,7 +134,7 @@ class PlainEquations(Equations):
         return f"<ode {self.name}>"
 
     def rates(self, t: float, y: Vector, p: Vector) -> Vector:
-        found = self._function(t, y, p) if self._takes_parameters else self._function(t, y)
+        found = self.py_func(t, y, p) if self._takes_parameters else self.py_func(t, y)
         if np.iscomplexobj(found):
             raise TypeError(
                 f"{self.name} returns complex numbers: write real and imaginary parts as states of their own"

@@ -38,7 +38,7 @@ class Request:
     rtol: Vector
     atol: Vector
     saveat: Vector | None
-    events: Sequence[Callable[[float, Vector, Vector], float]] = ()
+    events: Sequence[Callable[..., float]] = ()
     progress: Callable[[float], object] | None = None
 
 

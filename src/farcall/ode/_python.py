@@ -88,7 +88,6 @@ def integrate_in_python(problem: ODEProblem, fill: Callable[..., Any] | None, re
     t, y = result.t, result.y
     if not result.success and method in EXPLICIT and t.size > result.steps_taken:
         t, y = t[:-1], y[:, :-1]  # the step that failed
-    states = problem.u0.size
     return Found(
         t=t,
         y=np.ascontiguousarray(y),
@@ -99,7 +98,7 @@ def integrate_in_python(problem: ODEProblem, fill: Callable[..., Any] | None, re
         evaluations=counted.count,
         interpolate=(lambda t: result(t).T) if result.success and request.saveat is None else None,
         t_events=result.t_events if events else (),
-        y_events=[each.T if each.size else each.reshape(0, states) for each in result.y_events] if events else (),
+        y_events=[each.T.reshape(-1, problem.u0.size) for each in result.y_events] if events else (),
         terminated=bool(result.event_terminated),
     )
 
@@ -118,7 +117,7 @@ def _integrate_with_scipy(problem: ODEProblem, request: Request) -> Found:
         problem.u0,
         method=method,
         t_eval=request.saveat,
-        dense_output=request.saveat is None,
+        dense_output=True,  # which also tells how many steps there were
         events=events or None,
         rtol=request.rtol if request.rtol.size > 1 else float(request.rtol[0]),
         atol=request.atol if request.atol.size > 1 else float(request.atol[0]),
@@ -129,10 +128,10 @@ def _integrate_with_scipy(problem: ODEProblem, request: Request) -> Found:
         method=method,
         stiff=None,
         message="" if result.success else str(result.message).rstrip("."),
-        steps=result.t.size - 1 if result.sol is None else len(result.sol.interpolants),
+        steps=len(result.sol.interpolants),
         evaluations=counted.count,
-        interpolate=(lambda t: result.sol(t).T) if result.success and result.sol is not None else None,
+        interpolate=(lambda t: result.sol(t).T) if result.success and request.saveat is None else None,
         t_events=result.t_events if events else (),
-        y_events=result.y_events if events else (),
+        y_events=[each.reshape(-1, problem.u0.size) for each in result.y_events] if events else (),
         terminated=result.status == 1,
     )
