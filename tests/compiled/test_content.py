@@ -1,6 +1,7 @@
 """When is a compiled function another one than before? When anything that its code was made from is."""
 
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,3 +99,17 @@ def test_what_cannot_be_pickled_is_equal_to_itself_alone():
     one, other = SimpleNamespace(lock=iter([])), SimpleNamespace(lock=(each for each in []))
     assert content_of(function(SAME, a=other)) == content_of(function(SAME, a=other))
     assert content_of(function(SAME, a=one)) != content_of(function(SAME, a=other))
+
+
+def test_a_profiler_changes_nothing():
+    """Although Numba marks the code of what it calls while somebody profiles."""
+    f = function("def f(x): return x + 1")
+    compiled, before, flags = njit(f), content_of(f), f.__code__.co_flags
+    compiled(1.0)
+    sys.setprofile(lambda *event: None)
+    try:
+        compiled(1.0)
+    finally:
+        sys.setprofile(None)
+    assert f.__code__.co_flags != flags  # else this test is about nothing
+    assert content_of(f) == before

@@ -67,7 +67,7 @@ def right_of_states(function: FunctionType, arguments: Sequence[str], states: in
     values += [f"p[{index}]" for index in range(parameters)]
     targets = "".join(f"dy[{index}], " for index in range(states))
     inner = f"def fill(dy, t, y, p, states, parameters):\n  {targets}= rates({', '.join(values)})"
-    namespace: dict[str, Any] = {}
+    namespace: dict[str, Any] = {"__name__": __name__}  # else a pickle looks for the function in all modules
     exec(f"def capture(rates):\n {inner}\n return fill", namespace)
     fill = _compile(namespace["capture"](_compile(function)))
     return Right(fill, fill)  # it indexes, and does not mind which of the two it gets

@@ -5,6 +5,7 @@ content, and where a function has another content now, its old code does not tra
 """
 
 import hashlib
+import inspect
 import itertools
 import sys
 import weakref
@@ -51,7 +52,8 @@ def _function(function: FunctionType, seen: dict[int, int]) -> Iterator[Any]:
 
 def _code(code: CodeType) -> Iterator[Any]:
     yield code.co_code
-    yield code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_flags
+    flags = code.co_flags & ~inspect.CO_OPTIMIZED  # which Numba takes away when a profiler sees the function called
+    yield code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, flags
     yield code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
