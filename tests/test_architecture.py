@@ -159,6 +159,7 @@ def test_importing_farcall_imports_no_third_party_package_but_cloudpickle():
         command = [sys.executable, "-c", f"{code}; {show}"]
         loaded.append(set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))
     assert loaded[0] - loaded[1] - set(sys.stdlib_module_names) == {"farcall"}
+    assert not loaded[0] & {"asyncio", "ssl"}  # which most programs do without, and every worker would pay for
 
 
 # Small things

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from pathlib import Path
 
 import psutil
 import pytest
@@ -237,25 +238,37 @@ def test_an_unused_worker_gives_up(tmp_path):
 
 
 IDLE = """
-for pid in fc.workers():
-    fc.remotecall_fetch(pid, abs, -1)
-everyone = [psutil.Process(), *psutil.Process().children()]
-threading.Event().wait(0.3)
-
-def used():
-    return [sum(each.cpu_times()[:2]) for each in everyone]
-
-before = used()
-threading.Event().wait(1.0)
-print([round(after - b, 2) for after, b in zip(used(), before)])
+import os, sys
+import farcall as fc
+fc.addprocs(2)
+print(os.getpid(), *(fc.remotecall_fetch(pid, os.getpid) for pid in fc.workers()), flush=True)
+sys.stdin.read()
 """
 
 
 def test_an_idle_cluster_sleeps():
-    """An idle cluster uses no processor time, on any process."""
-    program = f"import psutil, threading\nimport farcall as fc\nfc.addprocs(2)\n{IDLE}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=50)
-    assert done.stdout == "[0.0, 0.0, 0.0]\n", done.stderr
+    """Soon after the last call no thread of any process runs any more."""
+
+    def is_silent(seconds):
+        before = count_switches(processes)
+        threading.Event().wait(seconds)
+        return count_switches(processes) == before
+
+    command = [sys.executable, "-c", IDLE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as master:
+        processes = master.stdout.readline().split()
+        assert len(processes) == 3
+        assert until(lambda: is_silent(0.2))
+        assert is_silent(1.5)
+        master.stdin.close()
+
+
+def count_switches(processes):
+    """Return how often threads of some processes have gone to sleep, or had to wait."""
+    found = [each for process in processes for each in Path(f"/proc/{process}/task").glob("*/status")]
+    return sum(
+        int(line.split()[1]) for each in found for line in each.read_text().splitlines() if "ctxt_switches" in line
+    )
 
 
 def test_the_master_can_begin_again():

@@ -5,7 +5,6 @@ promised is accounted for: whoever gives an operation up, by its timeout or an i
 not its outcome was on its way already; from then on the owner knows what became of it.
 """
 
-import asyncio
 import contextlib
 import threading
 import time
@@ -335,6 +334,8 @@ class _Arrival(Slot):
 
     def __init__(self) -> None:
         super().__init__()
+        import asyncio  # here: whoever awaits has it, and to nobody else is it worth its time
+
         self.loop = asyncio.get_running_loop()
         self.future = self.loop.create_future()
 

@@ -11,9 +11,7 @@ from collections.abc import Callable, Sequence
 from .._errors import AuthenticationError
 from .._types import Certificate
 from .base import Listener, Transport
-from .credentials import Credentials
 from .sockets import SocketListener, dial
-from .tls import TlsListener, dialler
 
 
 def listen(address: str | None, certificate: Certificate | None = None, *, advertise: str | None = None) -> Listener:
@@ -22,6 +20,9 @@ def listen(address: str | None, certificate: Certificate | None = None, *, adver
         return SocketListener(address, advertise=advertise)
     if certificate is None:
         raise ValueError(f"to listen at {address} takes a certificate")
+    from .credentials import Credentials  # here, because most processes never speak TLS, which takes long to import
+    from .tls import TlsListener
+
     return TlsListener(Credentials(*certificate), address, advertise=advertise)
 
 
@@ -50,6 +51,9 @@ class Dialler:
 
     def _learn(self, certificate: Certificate) -> None:
         if certificate not in self._diallers:
+            from .credentials import Credentials
+            from .tls import dialler
+
             self._diallers[certificate] = dialler(Credentials(*certificate))
 
     def __call__(self, address: str, timeout: float = 10.0) -> Transport:
