@@ -1,5 +1,6 @@
 """A function crosses a link once, and is nevertheless always the one that the caller sees."""
 
+import fnmatch
 import functools
 import gc
 import os.path
@@ -309,11 +310,17 @@ def test_importable_functions_go_by_name(book, function):
     assert open_payload(payload) is function
 
 
-def test_an_importable_function_crosses_once(book, peer):
-    """A function that goes by name keeps its number."""
+@pytest.mark.parametrize(
+    ("function", "value"),
+    [(os.path.basename, "b"), (np.sum, 3.0), (np.sqrt, 2.0), (str.upper, "b"), (fnmatch._compile_pattern, "*")],
+    ids=str,
+)
+def test_an_importable_function_crosses_once(peer, function, value):
+    """A function that goes by name keeps its number, of whatever kind it is."""
     for _ in range(3):
-        assert peer.call(os.path.basename, "a/b") == "b"
+        assert peer.call(function, value) == function(value)
     assert peer.crossed == 1
+    assert peer.book.number_of(function) in peer.definitions
 
 
 def test_a_function_that_hides_behind_a_name_goes_by_value(peer):
@@ -399,16 +406,64 @@ class Callable:
     [lambda: functools.partial(pow, 2, 3), lambda: Callable(8), lambda: Callable(8).method, lambda: [8].pop],
     ids=["partial", "callable", "method", "builtin method"],
 )
-def test_what_is_no_function_crosses_for_each_call(book, peer, make):
-    """Objects that can be called may change between calls, so each call has its own copy, forgotten after it."""
+def test_what_is_no_function_is_looked_at_for_each_call(book, peer, make):
+    """Objects that can be called may change between calls; what is as it was is kept from its second call on."""
     function = make()
-    assert peer.call(function) == 8
-    first, second = book.examine(function), book.examine(function)
-    assert first.once
-    assert second.once
-    assert first.number != second.number
+    pickles.encode(function)  # a class is given ``__slotnames__`` when something of it is pickled first
+    first, second, third = (book.examine(function) for _ in range(3))
+    assert (first.once, second.once, second.fresh) == (True, False, True)
+    assert second.number == third.number
     assert book.number_of(function) == 0
-    assert not peer.definitions
+    assert [peer.call(make()) for _ in range(3)] == [8, 8, 8]
+
+
+FEW = {
+    "list": ("data = [1, 'a', (2, 3)]", "data.append(4)", "data.pop()"),
+    "list, same length": ("data = [1, 2]", "data[0] = 3", "data[1] = 5"),
+    "dict": ("data = {'a': 1}", "data['a'] = 2", "del data['a']"),
+    "set": ("data = {1, 2}", "data.add(3)", "data.clear()"),
+    "array": ("data = np.arange(3.0)", "data[1] = 7", "data.shape = 1, 3"),
+    "array, its type": ("data = np.zeros(2)", "data.dtype = 'i8'", "data = data.astype('f4')"),
+    "equal ones": ("data = [1]", "data = [True]", "data = [1.0]"),
+    "one for the other": ("data = [1]", "data = [1]", "data = (1,)"),
+    "too many": ("data = [0]", "data.extend(range(1000))", "data.append(lambda: 1)"),
+}
+
+
+@pytest.mark.parametrize(("before", "x", "y"), FEW.values(), ids=FEW.keys())
+def test_little_is_compared_and_not_pickled(peer, before, x, y):
+    """While few values that a function captures are as they were nothing is pickled; any change is seen."""
+    namespace = define(f"{before}\ndef f(): return repr(data)[:50]", np=np)
+    for change in ("pass", x, y):
+        exec(change, namespace)
+        for _ in range(2):
+            assert peer.call(namespace["f"]) == namespace["f"]()
+        if len(namespace["data"]) < 9:
+            assert peer.book.number_of(namespace["f"]) in peer.definitions
+
+
+def test_functions_in_a_container_are_not_compared(peer):
+    """What they use may change."""
+    namespace = define("k = 1\ndata = [lambda: k]\ndef f(): return data[0]()")
+    assert peer.call(namespace["f"]) == 1
+    namespace["k"] = 2
+    assert peer.call(namespace["f"]) == 2
+
+
+@pytest.mark.parametrize("data", ["[1]", "{0: 1}", "np.ones(1)"])
+def test_each_call_begins_with_what_was_captured(peer, data):
+    """What a call does to a few values that were captured, the next one does not see."""
+    f = define(f"data = {data}\ndef f():\n    data[0] += 1\n    return data[0]", np=np)["f"]
+    assert [peer.call(f) for _ in range(3)] == [2, 2, 2]
+    assert peer.crossed == 1
+
+
+def test_what_two_functions_of_a_call_share_stays_shared(peer):
+    """Two lists that were one are two from then on, also for a function that changes one of them."""
+    namespace = define("a = b = [1]\ndef f():\n    a.append(2)\n    return len(b)")
+    assert peer.call(namespace["f"]) == 2
+    namespace["b"] = [1]
+    assert peer.call(namespace["f"]) == 1
 
 
 def test_a_bound_method_sees_its_object_as_it_is(peer):

@@ -6,11 +6,13 @@ import gc
 import importlib
 import pickle
 import sys
+import textwrap
 import threading
 import types
 import weakref
 from collections import OrderedDict
 
+import cloudpickle
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -207,6 +209,47 @@ def test_small_arrays_stay_in_the_pickle(read_only):
     assert not pickles.encode(array).buffers
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.arange(3.0),
+        np.zeros((300, 100)),
+        np.float64(1.5),
+        np.int8(1),
+        (np.arange(3), [1, 2], {"a": np.zeros(3), "b": None}),
+    ],
+)
+def test_data_takes_the_quick_way(value, monkeypatch):
+    """Numbers, arrays and few of them in containers are pickled by C alone, and arrive as they were."""
+    with monkeypatch.context() as patched:
+        patched.setattr(pickles, "_Pickler", None)
+        payload = pickles.encode(value)
+    np.testing.assert_equal(pickles.decode(payload.body, [each.view for each in payload.buffers]), value)
+
+
+class Tag(np.ndarray):
+    """An array that is not NumPy's."""
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.array([lambda: 1], dtype=object),
+        np.zeros(1, [("function", object)]),
+        np.zeros(3).view(Tag),
+        [[[lambda: 1]]],
+        {"a": lambda: 1},
+        {("a", (lambda: 1,)): 1},
+        [*range(16), lambda: 1],
+    ],
+)
+def test_what_may_hold_anything_takes_the_other_way(value, monkeypatch):
+    """Whatever holds it, and however deep."""
+    monkeypatch.setattr(pickles, "_Pickler", None)
+    with pytest.raises(SerializationError, match="NoneType"):
+        pickles.encode(value)
+
+
 def test_many_arrays_keep_their_places():
     """Writable and read-only arrays in one message each get their own buffer."""
     sent = [np.full(OUT_OF_BAND + number, number, "u1") for number in range(6)]
@@ -325,6 +368,16 @@ def test_importable_things_go_by_name(value):
     payload = pickles.encode(value)
     assert cross(payload) == value
     assert len(payload.body) < 200
+
+
+def test_modules_that_the_user_registers_go_by_value():
+    """With ``cloudpickle.register_pickle_by_value``, although they can be imported."""
+    assert len(pickles.encode(textwrap.dedent).body) < 100
+    cloudpickle.register_pickle_by_value(textwrap)
+    try:
+        assert len(pickles.encode([textwrap.dedent]).body) > 1000
+    finally:
+        cloudpickle.unregister_pickle_by_value(textwrap)
 
 
 def test_modules_are_told_apart_once():

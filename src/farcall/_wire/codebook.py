@@ -3,8 +3,9 @@
 A function that can be imported goes by name. Any other goes by value, with the globals and the captured
 variables that it uses, and must be the one that the caller sees now. So for each function the book keeps what it
 used, and compares on each call by identity, which is enough for what cannot change: numbers, strings, modules,
-functions in the same way. A function that uses anything else (a list, an array, an object, a class of the
-program itself) is pickled for each call; if that is large, its digest decides whether it crosses again.
+functions in the same way. Lists, dicts, sets and arrays of numbers are compared by what is in them while that is
+little. A function that uses anything else (more of it, an object, a class of the program itself) is pickled for each
+call, as is what is no function, such as a partial or a method; its digest decides whether it crosses again.
 
 The book never keeps alive what a function captured: it holds what cannot change and is small, and weak references.
 """
@@ -16,6 +17,7 @@ import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -23,8 +25,9 @@ from . import pickles
 from .pickles import Payload
 from .uses import Used, Uses, is_importable
 
-INLINE = 16 * 1024  # a function that changes from call to call travels with each call up to this size
+INLINE = 16 * 1024  # a function that may change from call to call travels with the first up to this size
 _MOST_FUNCTIONS = 4096
+_MOST_RECENT = 256
 
 
 class Shipment(NamedTuple):
@@ -44,8 +47,8 @@ class _Entry:
 
     __slots__ = ("function", "number", "used")
 
-    def __init__(self, function: Any, used: list[Used], forget: Callable[[Any], None]) -> None:
-        self.function = weakref.ref(function, forget)
+    def __init__(self, function: Callable[[], Any], used: list[Used]) -> None:
+        self.function = function  # a weak reference
         self.number = 0
         self.used = used  # empty for an importable function, which uses nothing of ours
 
@@ -58,6 +61,7 @@ class Codebook:
         self._warning = warning
         self._entries: dict[int, _Entry] = {}  # by id of the function
         self._numbers: OrderedDict[bytes, tuple[int, int]] = OrderedDict()  # digest: number, size; oldest use first
+        self._recent: OrderedDict[bytes, None] = OrderedDict()  # digests of contents that came once; oldest first
         self._next = 0
         self._size = 0
         self._lock = threading.RLock()  # reentrant: a finalizer may run inside
@@ -79,23 +83,35 @@ class Codebook:
         if is_importable(function):
             return self._enter(function, [], pickles.encode(function))
         plain = getattr(function, "py_func", function)  # Numba's dispatchers stand for a plain function
-        if type(plain) is not FunctionType:
-            return self._once(pickles.encode(function))
-        uses = Uses(plain)
+        uses = Uses(plain) if type(plain) is FunctionType else None
         payload = pickles.encode(function)
-        self._warn_if_large(function, uses, payload)
-        if payload.references or (uses.volatile and payload.size <= INLINE):
-            return self._once(payload)  # small, or the book must not keep what it refers to alive
-        if uses.volatile:
-            return Shipment(self._number(payload), payload, fresh=True)
-        return self._enter(function, uses.used, payload)
+        if uses is not None:
+            self._warn_if_large(function, uses, payload)
+        if payload.references:
+            return self._once(payload)  # the book must not keep alive what it refers to
+        if uses is not None and not uses.volatile:
+            return self._enter(function, uses.used, payload, fresh=uses.mutable)
+        digest = _digest(payload)
+        if payload.size <= INLINE and self._is_news(digest):
+            return self._once(payload)
+        return Shipment(self._number(digest, payload.size), payload, fresh=True)
+
+    def _is_news(self, digest: bytes) -> bool:
+        """Whether this content has not come lately. What changes from call to call is not worth to be kept."""
+        with self._lock:
+            if digest in self._numbers or digest in self._recent:
+                return False
+            self._recent[digest] = None
+            if len(self._recent) > _MOST_RECENT:
+                self._recent.popitem(last=False)
+            return True
 
     def _once(self, payload: Payload) -> Shipment:
         with self._lock:
             self._next += 1
             return Shipment(self._next, payload, once=True)
 
-    def _enter(self, function: Any, used: list[Used], payload: Payload) -> Shipment:
+    def _enter(self, function: Any, used: list[Used], payload: Payload, fresh: bool = False) -> Shipment:
         key = id(function)
 
         def forget(gone: Any) -> None:
@@ -103,27 +119,27 @@ class Codebook:
             if entry is not None and entry.function is gone:
                 del self._entries[key]
 
+        reference: Callable[[], Any]
         try:
-            entry = _Entry(function, used, forget)
-        except TypeError:  # no weak references to this kind, no book-keeping
-            return self._once(payload)
-        entry.number = self._number(payload)
+            reference = weakref.ref(function, forget)
+        except TypeError:  # no weak references to this kind
+            if not is_importable(function):
+                return self._once(payload)
+            reference = partial(_same, function)  # its module keeps it
+        entry = _Entry(reference, used)
+        entry.number = self._number(_digest(payload), payload.size)
         self._entries[key] = entry
-        return Shipment(entry.number, payload)
+        return Shipment(entry.number, payload, fresh)
 
-    def _number(self, payload: Payload) -> int:
+    def _number(self, digest: bytes, size: int) -> int:
         """Return the number of a content, the same as before if it was seen before."""
-        digest = hashlib.sha256(payload.body)
-        for buffer in payload.buffers:
-            digest.update(buffer.view)
-        key = digest.digest()
         with self._lock:
-            if key in self._numbers:
-                self._numbers.move_to_end(key)
-                return self._numbers[key][0]
+            if digest in self._numbers:
+                self._numbers.move_to_end(digest)
+                return self._numbers[digest][0]
             self._next += 1
-            self._numbers[key] = self._next, payload.size
-            self._size += payload.size
+            self._numbers[digest] = self._next, size
+            self._size += size
             while len(self._numbers) > 1 and (self._size > self._limit or len(self._numbers) > _MOST_FUNCTIONS):
                 self._forget_oldest()
             return self._next
@@ -147,6 +163,17 @@ class Codebook:
             f"define it on the workers with everywhere",
             stacklevel=_outside(),
         )
+
+
+def _digest(payload: Payload) -> bytes:
+    digest = hashlib.sha256(payload.body)
+    for buffer in payload.buffers:
+        digest.update(buffer.view)
+    return digest.digest()
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _outside() -> int:

@@ -25,13 +25,14 @@ from .compiled.counting import when_imported
 from .compiled.private import is_dispatcher
 from .compiled.shipping import reduce_dispatcher
 from .foreign import is_foreign, reduce_foreign
-from .uses import Uses, goes_by_value, is_constant_array, is_former, is_importable
+from .uses import Uses, goes_by_value, home_of, is_constant_array, is_former, is_importable, is_ufunc
 
 PROTOCOL = 5
 OUT_OF_BAND = 16 * 1024  # smaller buffers are cheaper inside the pickle
 _NAMES_SOMETHING = pickle.STACK_GLOBAL  # without this byte nothing in a pickle is imported
 
 _PLAIN = frozenset({int, float, complex, bool, str, bytes, type(None)})
+_FEW = 16  # items of a container that are looked at one by one
 
 Reference = tuple[int, int, int]  # owner, creator, number
 
@@ -160,6 +161,41 @@ def is_plain(value: object) -> bool:
     return type(value) in _PLAIN
 
 
+class _Numbers:
+    """The types of NumPy's numbers and arrays, once it has been imported."""
+
+    scalars: frozenset[type] = frozenset()
+    array: Any = None
+
+
+def _note_numpy(numpy: Any) -> None:
+    _Numbers.scalars = frozenset({numpy.dtype(each).type for each in "?bhilqBHILQefdFD"})
+    _Numbers.array = numpy.ndarray
+
+
+when_imported("numpy", _note_numpy)
+
+
+def _is_data(value: Any, levels: int = 2) -> bool:
+    """Whether it is numbers, text, arrays of numbers that may be written, or containers of few of these.
+
+    ``pickle`` alone does that, much more quickly than it asks us about each type that a pickle names.
+    """
+    kind = type(value)
+    if kind in _PLAIN or kind in _Numbers.scalars:
+        return True
+    if kind is _Numbers.array:
+        dtype = value.dtype
+        return dtype.kind in "biufc" and dtype.metadata is None and value.flags.writeable
+    if kind is dict:
+        value = (*value, *value.values())
+    elif kind is not tuple and kind is not list:
+        return False
+    if not levels or len(value) > _FEW:
+        return False
+    return all(_is_data(each, levels - 1) for each in value)
+
+
 def encode(value: object, limit: int | None = None) -> Payload:
     """Return the pickle of a value; TooLarge if it has more than ``limit`` bytes.
 
@@ -168,10 +204,11 @@ def encode(value: object, limit: int | None = None) -> Payload:
     if value is None:
         return _NONE
     if type(value) in _PLAIN:
-        body = pickle.dumps(value, PROTOCOL)
-        if limit is not None and len(body) > limit:
-            raise TooLarge
-        return Payload(body)
+        return _check_size(Payload(pickle.dumps(value, PROTOCOL)), limit)
+    if _is_data(value):
+        buffers: list[Buffer] = []
+        body = pickle.dumps(value, PROTOCOL, buffer_callback=_keep_large(buffers, limit))
+        return _check_size(Payload(body, tuple(buffers)), limit)
     outer = _context.references, _context.indexed
     _context.references, _context.indexed = [], []
     try:
@@ -201,7 +238,7 @@ def set_main(find: Callable[[], dict[str, Any]]) -> None:
 
 
 def encode_arguments(args: tuple[Any, ...]) -> Payload:
-    """Return the pickle of positional arguments; the quick way if they are all plain."""
+    """Return the pickle of positional arguments; the quickest way if they are all plain."""
     if not args:
         return _NO_ARGUMENTS
     for each in args:
@@ -212,6 +249,17 @@ def encode_arguments(args: tuple[Any, ...]) -> Payload:
 
 def _encode_any(value: object, limit: int | None) -> Payload:
     buffers: list[Buffer] = []
+    file = io.BytesIO() if limit is None else _Capped(limit)
+    pickler = _Pickler(file, protocol=PROTOCOL, buffer_callback=_keep_large(buffers, limit))
+    pickler.dump(value)
+    assert _context.references is not None
+    assert _context.indexed is not None
+    payload = Payload(file.getvalue(), (*buffers, *_context.indexed), tuple(_context.references))
+    return _check_size(payload, limit)
+
+
+def _keep_large(buffers: list[Buffer], limit: int | None) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return what takes large buffers out of a pickle; TooLarge if they have more than ``limit`` bytes together."""
     total = 0
 
     def keep_inside(buffer: pickle.PickleBuffer) -> bool:
@@ -225,12 +273,10 @@ def _encode_any(value: object, limit: int | None) -> Payload:
         buffers.append(Buffer(raw))
         return False
 
-    file = io.BytesIO() if limit is None else _Capped(limit)
-    pickler = _Pickler(file, protocol=PROTOCOL, buffer_callback=keep_inside)
-    pickler.dump(value)
-    assert _context.references is not None
-    assert _context.indexed is not None
-    payload = Payload(file.getvalue(), (*buffers, *_context.indexed), tuple(_context.references))
+    return keep_inside
+
+
+def _check_size(payload: Payload, limit: int | None) -> Payload:
     if limit is not None and payload.size > limit:
         raise TooLarge
     return payload
@@ -252,26 +298,35 @@ class _Capped(io.BytesIO):
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     dispatch_table: ClassVar[Any] = ChainMap({}, cloudpickle.Pickler.dispatch_table)
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._registered = cloudpickle.list_registry_pickle_by_value()  # modules, by the user or by us
+
     def reducer_override(self, obj: Any) -> Any:
-        numpy = sys.modules.get("numpy")
-        if numpy is not None and type(obj) is numpy.ndarray:
+        kind = type(obj)
+        if kind is FunctionType or kind is type:
+            if is_importable(obj) and not self._registered:
+                return NotImplemented  # it goes by name: nobody needs to look once more
+        elif kind is _Numbers.array:
             return NotImplemented if obj.flags.writeable or obj.dtype.hasobject else _reduce_read_only(obj)
-        if is_dispatcher(obj):
+        elif is_dispatcher(obj):
             return reduce_dispatcher(obj)
-        if is_foreign(obj):
+        elif is_foreign(obj):
             reduced = reduce_foreign(obj)
             return reduced if reduced is not NotImplemented else super().reducer_override(obj)
-        if type(obj) is ModuleType:
+        elif kind is ModuleType:
             if not goes_by_value(obj.__name__) and obj.__name__ in sys.modules:
                 return import_from_above, (obj.__name__,)
-        elif isinstance(obj, (type, FunctionType)):
+        elif is_ufunc(obj) and is_importable(obj):
+            return _import_named, (home_of(obj), obj.__name__)
+        elif isinstance(obj, BaseException) and _is_enriched(kind):
+            return obj.__reduce_ex__(PROTOCOL)
+        if isinstance(obj, (type, FunctionType)):
             goes_by_value(obj.__module__)
             if is_former(obj):
                 return _import_named, (obj.__module__, obj.__qualname__)
-            if type(obj) is FunctionType and id(obj.__globals__) not in self.globals_ref and not is_importable(obj):
+            if isinstance(obj, FunctionType) and id(obj.__globals__) not in self.globals_ref:
                 self._seed_namespaces(obj)
-        elif isinstance(obj, BaseException) and _is_enriched(type(obj)):
-            return obj.__reduce_ex__(PROTOCOL)
         return super().reducer_override(obj)
 
     def _seed_namespaces(self, function: FunctionType) -> None:

@@ -2,17 +2,27 @@
 
 import builtins
 import dis
+import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Set
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from importlib.machinery import EXTENSION_SUFFIXES
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
 import cloudpickle
 
 _SCALARS = (int, float, complex, bool, type(None), type(...), range)
 MISSING = object()
-
+_FEW = 64  # items of a container that are compared for each call
+_SMALL = 4096  # bytes of an array that are
 
 Look = tuple[Any, Any, Any]  # how to look, at what, and what was there: a value, or a weak reference to it
 
@@ -23,7 +33,7 @@ class Used:
     It keeps nothing alive but what is small and can never change, not even the function.
     """
 
-    __slots__ = ("_code", "_counts", "_function", "_strong", "_weak")
+    __slots__ = ("_code", "_counts", "_function", "_snapshots", "_strong", "_weak")
 
     def __init__(self, function: FunctionType) -> None:
         self._function = weakref.ref(function)
@@ -31,6 +41,7 @@ class Used:
         self._counts = _counts(function)
         self._strong: list[Look] = []
         self._weak: list[Look] = []
+        self._snapshots: list[tuple[Any, Any, _Snapshot]] = []
 
     def add(self, look: Callable[[FunctionType, Any], Any], what: Any, value: Any, fixed: bool) -> None:
         """Remember what was there."""
@@ -38,6 +49,10 @@ class Used:
             self._strong.append((look, what, value))
         else:
             self._weak.append((look, what, weakref.ref(value)))
+
+    def add_snapshot(self, look: Callable[[FunctionType, Any], Any], what: Any, snapshot: "_Snapshot") -> None:
+        """Remember what was in something that was there."""
+        self._snapshots.append((look, what, snapshot))
 
     def is_current(self) -> bool:
         """Whether the function still uses the same."""
@@ -51,7 +66,47 @@ class Used:
             value = reference()
             if value is None or look(function, what) is not value:
                 return False
-        return True
+        return not self._snapshots or all(each.is_of(look(function, what)) for look, what, each in self._snapshots)
+
+
+class _Snapshot:
+    """What was in a container of a few fixed values, or in a small array of numbers."""
+
+    __slots__ = ("_container", "_content")
+
+    def __init__(self, container: Any, content: tuple[Any, ...] | bytes) -> None:
+        self._container = id(container)  # two that are alike are not the same if the function changes one of them
+        self._content = content
+
+    def is_of(self, value: Any) -> bool:
+        """Whether a value is the one of which this was made, unchanged."""
+        if id(value) != self._container:
+            return False
+        content, now = self._content, _content_of(value)
+        if type(content) is bytes:
+            return now == content
+        return type(now) is tuple and len(now) == len(content) and all(map(operator.is_, now, content))
+
+
+def _take_snapshot(value: Any) -> _Snapshot | None:
+    """Return a snapshot of what can change and be compared soon, None of anything else."""
+    content = _content_of(value)
+    if content is None or (type(content) is tuple and not all(map(_is_fixed, content))):
+        return None
+    return _Snapshot(value, content)
+
+
+def _content_of(value: Any) -> tuple[Any, ...] | bytes | None:
+    kind = type(value)
+    if kind is list or kind is set:
+        return tuple(value) if len(value) <= _FEW else None
+    if kind is dict:
+        return (*value, *value.values()) if len(value) <= _FEW else None
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and kind is numpy.ndarray and value.nbytes <= _SMALL and value.dtype.kind in "biufc":
+        data: bytes = value.tobytes()
+        return f"{value.dtype.str} {value.shape} ".encode() + data
+    return None
 
 
 def _counts(function: FunctionType) -> tuple[int, int, int]:
@@ -90,6 +145,7 @@ class Uses:
     def __init__(self, function: FunctionType) -> None:
         self.used: list[Used] = []  # by each function that is reached
         self.volatile = False  # something may change unnoticed
+        self.mutable = False  # a call may change something for the next
         self.unresolved_in: list[dict[str, Any]] = []  # namespaces that lack a name
         self.captured: dict[str, Any] = {}
         self._seen: list[FunctionType] = []
@@ -112,7 +168,7 @@ class Uses:
         for index, name in enumerate(code.co_freevars):
             self._note(function, used, _cell, index, name)
         for name, stored in global_names(code):
-            self.volatile |= stored
+            self.mutable |= stored
             if name not in function.__globals__ and not hasattr(builtins, name):
                 self.unresolved_in.append(function.__globals__)
             self._note(function, used, _global, name, name)
@@ -128,7 +184,12 @@ class Uses:
         if type(plain) is FunctionType:
             self._walk(plain)
         elif not is_constant_array(value):
-            self.volatile = True
+            self.mutable = True
+            snapshot = _take_snapshot(value)
+            if snapshot is not None:
+                used.add_snapshot(look, what, snapshot)
+            else:
+                self.volatile = True
             return
         used.add(look, what, value, False)
 
@@ -148,15 +209,60 @@ def _is_fixed(value: Any) -> bool:
 
 def is_importable(value: Any) -> bool:
     """Whether another process gets this function or class by importing its module."""
-    if not isinstance(value, (FunctionType, BuiltinFunctionType, type)) and type(value).__name__ != "ufunc":
+    if isinstance(value, (FunctionType, BuiltinFunctionType, type)):
+        module_name = getattr(value, "__module__", None) or "builtins"
+    elif is_ufunc(value):
+        module_name = home_of(value)
+    elif isinstance(value, _METHODS):
+        module_name = value.__objclass__.__module__
+    elif _is_its_name(value):
+        module_name = value.__module__
+    else:
         return False
-    module_name = getattr(value, "__module__", None) or "builtins"
     if module_name == "__main__" or getattr(value, "__self__", None).__class__ not in (type(None), ModuleType):
         return False
     found: Any = sys.modules.get(module_name)
     for name in getattr(value, "__qualname__", getattr(value, "__name__", "")).split("."):
         found = getattr(found, name, None)
     return found is value and not goes_by_value(module_name)
+
+
+_METHODS = (MethodDescriptorType, WrapperDescriptorType)  # of types written in C
+
+
+def _is_its_name(value: Any) -> bool:
+    """Whether an object is pickled as its name, such as functions of NumPy's and what ``functools.cache`` returns."""
+    if not callable(value) or hasattr(value, "py_func") or type(getattr(value, "__qualname__", None)) is not str:
+        return False
+    try:
+        return isinstance(value.__reduce_ex__(4), str)
+    except Exception:
+        return False
+
+
+def is_ufunc(value: Any) -> bool:
+    """Whether this is one of NumPy's universal functions."""
+    return type(value).__name__ == "ufunc"
+
+
+_homes: dict[Any, str] = {}
+
+
+def home_of(ufunc: Any) -> str:
+    """Return the module where a ufunc is to be found, which it does not know itself; "builtins" if there is none."""
+    if ufunc not in _homes:
+        name, modules = ufunc.__name__, list(sys.modules.items())
+        found = [each for each, module in modules if getattr(module, "__dict__", {}).get(name) is ufunc]
+        if not found:
+            return "builtins"
+        _homes[ufunc] = min(found, key=_strangeness)
+    return _homes[ufunc]
+
+
+def _strangeness(module_name: str) -> tuple[bool, bool]:
+    """Return what is least for the module that others have a ufunc from: NumPy, or the extension that made it."""
+    path = getattr(sys.modules[module_name], "__file__", None) or ""
+    return module_name != "numpy", not path.endswith(tuple(EXTENSION_SUFFIXES))
 
 
 _names_of_code: "weakref.WeakKeyDictionary[CodeType, list[tuple[str, bool]]]" = weakref.WeakKeyDictionary()

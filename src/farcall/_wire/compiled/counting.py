@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from typing import Any
 
 _MOST_REMEMBERED = 1000
@@ -102,20 +101,23 @@ class _Finder(MetaPathFinder):
         self._act = act
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Return what the next ones find. Some only ask where a module is, so we stay until it has been imported."""
         if name != self._name or self not in sys.meta_path:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        others = sys.meta_path[sys.meta_path.index(self) + 1 :]
+        found = (each.find_spec(name, path, target) for each in others)
+        spec = next((each for each in found if each is not None), None)
         loader: Any = spec.loader if spec is not None else None
-        if loader is None:
-            return spec
-        execute = loader.exec_module
+        if loader is not None:
+            execute = loader.exec_module
 
-        def execute_and_act(module: Any) -> None:
-            execute(module)
-            self._act(module)
+            def execute_and_act(module: Any) -> None:
+                execute(module)
+                if module.__name__ == self._name and self in sys.meta_path:  # some loaders are those of many modules
+                    sys.meta_path.remove(self)
+                    self._act(module)
 
-        loader.exec_module = execute_and_act
+            loader.exec_module = execute_and_act
         return spec
 
 
