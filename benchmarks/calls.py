@@ -89,6 +89,49 @@ def _rows_of_calls(options: Options, worker: int, echo: RawEcho, where: str, *, 
         yield at_most(f"{name}, over a raw echo, {where}", subject, raw, goal if goals else None)
 
 
+def make_closures(data: Any) -> dict[str, Callable[[Any], Any]]:
+    """Return functions that go by value, with what they capture."""
+    few = [1, 2, 3]
+    return {
+        "a function of the program": lambda x: x,
+        "a function that captures a list": lambda x: x + len(few),
+        "a function that captures an array": lambda x: data + x,
+        "a partial": partial(pow, 2),
+        "a method of an object": Scale(2).apply,
+    }
+
+
+class Scale:
+    """An object with state, of a class of the program."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def apply(self, x: float) -> float:
+        """Return x times the factor."""
+        return self.factor * x
+
+
+def measure_kinds(options: Options) -> Iterator[Row]:
+    """Yield what calls of other functions take, and of other values, over a call of ``abs`` with a number."""
+    numbers = np.arange(10.0)
+    calls: dict[str, tuple[Callable[..., Any], Any]] = {"abs": (abs, -1)}
+    calls |= {name: (function, 3) for name, function in make_closures(numbers).items()}
+    calls |= {
+        "np.sum of 10 numbers": (np.sum, numbers),
+        "np.sqrt of 10 numbers": (np.sqrt, numbers),
+        "len of a dict of 10": (len, {str(each): each for each in range(10)}),
+        "str.upper": (str.upper, "text"),
+    }
+    with fc.addprocs(1) as [worker]:
+        actions = {name: partial(fc.remotecall_fetch, worker, *call) for name, call in calls.items()}
+        for each in actions.values():
+            mean_time(each, 500)  # the first ones import NumPy, and the worker learns how long each takes
+        first, *others = interleave(options.rounds, *(partial(mean_time, each, 500) for each in actions.values()))
+    for name, seconds in zip(list(calls)[1:], others, strict=True):
+        yield at_most(f"remotecall_fetch of {name}, over abs", seconds, first)
+
+
 # Arrays
 
 
@@ -268,6 +311,7 @@ def measure_peers(options: Options) -> Iterator[Row]:
 
 GROUPS: dict[str, Callable[[Options], Iterator[Row]]] = {
     "calls": measure_calls,
+    "kinds": measure_kinds,
     "arrays": measure_arrays,
     "starts": measure_starts,
     "idle": measure_idle,
