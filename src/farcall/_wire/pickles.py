@@ -13,7 +13,6 @@ import operator
 import pickle
 import sys
 import threading
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, ClassVar, NamedTuple
@@ -296,7 +295,7 @@ class _Capped(io.BytesIO):
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    dispatch_table: ClassVar[Any] = ChainMap({}, cloudpickle.Pickler.dispatch_table)
+    dispatch_table: ClassVar[Any] = cloudpickle.Pickler.dispatch_table.new_child()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
