@@ -293,7 +293,13 @@ def test_a_trace_shows_every_process(tmp_path):
     """The file has the calls of every process, with arrows from where they were sent; and recording ends."""
     fc.addprocs(2)
     path = tmp_path / "run.json"
+    few = [1]
+
+    def count():
+        return len(few)
+
     with fc.trace(path):
+        assert [fc.remotecall_fetch(2, count) for _ in range(2)] == [1, 1]
         fc.remotecall_fetch(2, fc.remotecall_fetch, 3, time.sleep, 0.05)
         fc.addprocs(1)
         fc.remotecall_fetch(4, abs, -1)
@@ -302,6 +308,7 @@ def test_a_trace_shows_every_process(tmp_path):
     assert runs[3, "sleep"]["dur"] >= 50_000
     assert runs[2, "remotecall_fetch"]["dur"] >= runs[3, "sleep"]["dur"]
     assert (4, "abs") in runs
+    assert (2, count.__qualname__) in runs
     assert runs[3, "sleep"]["ts"] >= runs[2, "remotecall_fetch"]["ts"]
     sent = {row["id"] for row in rows if row["ph"] == "s"}
     ended = {row["id"] for row in rows if row["ph"] == "f"}

@@ -466,6 +466,13 @@ def test_what_two_functions_of_a_call_share_stays_shared(peer):
     assert peer.call(namespace["f"]) == 1
 
 
+def test_a_large_object_stays_nowhere_after_its_call(peer):
+    """Its methods take it along each time."""
+    method = Callable([0] * INLINE).method
+    assert [len(peer.call(method)) for _ in range(3)] == [INLINE] * 3
+    assert not peer.definitions
+
+
 def test_a_bound_method_sees_its_object_as_it_is(peer):
     """A method runs with the object as it is at each call."""
     thing = Callable(1)

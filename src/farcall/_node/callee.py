@@ -88,8 +88,7 @@ class Callee:
         if call.watch is not None:
             call.watch.end()
         if self._node.trace is not None and call.link is not None:
-            name = getattr(definition.known_function, "__qualname__", "a call")
-            self._node.trace.ran(name, call.link.pid, call.number, started, _clock())
+            self._node.trace.ran(definition.name, call.link.pid, call.number, started, _clock())
         if call.main and self._node.reader.leads_on_main:
             self._node.reader.main.free()
 

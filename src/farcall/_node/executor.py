@@ -32,19 +32,15 @@ _FORGETTING = 0.1  # weight of the newest time in that average
 class Definition:
     """A function that a peer has defined here. ``cost`` is its average time in seconds, None before its first run."""
 
-    __slots__ = ("_function", "_lock", "cost", "fresh", "parts")
+    __slots__ = ("_function", "_lock", "cost", "fresh", "name", "parts")
 
     def __init__(self, parts: tuple[Any, ...], fresh: bool) -> None:
         self.parts: tuple[Any, ...] | None = parts  # body, buffers, indexed, holds
         self.fresh = fresh
         self.cost: float | None = None
+        self.name = "a call"  # that of the function once it has been unpickled
         self._function: Any = None
         self._lock = threading.Lock()
-
-    @property
-    def known_function(self) -> Any:
-        """The function if it has been unpickled."""
-        return self._function
 
     def function(self) -> Any:
         """Return the function, unpickled once, or each time if it carries state that a call may change."""
@@ -57,10 +53,14 @@ class Definition:
                 body, buffers, indexed, holds = self.parts
                 if self.fresh:
                     copies = [copy_buffer(each) for each in buffers], [copy_buffer(each) for each in indexed]
-                    return pickles.decode(body, *copies, holds)
-                self._function = at_home(pickles.decode(body, buffers, indexed, holds))
+                    return self._note_name(pickles.decode(body, *copies, holds))
+                self._function = at_home(self._note_name(pickles.decode(body, buffers, indexed, holds)))
                 self.parts = None
             return self._function
+
+    def _note_name(self, function: Any) -> Any:
+        self.name = getattr(function, "__qualname__", self.name)
+        return function
 
     def took(self, seconds: float) -> None:
         """Learn from a run how long this function takes."""

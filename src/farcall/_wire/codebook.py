@@ -91,6 +91,8 @@ class Codebook:
             return self._once(payload)  # the book must not keep alive what it refers to
         if uses is not None and not uses.volatile:
             return self._enter(function, uses.used, payload, fresh=uses.mutable)
+        if uses is None and payload.size > INLINE:
+            return self._once(payload)  # an object with much in it, which is to stay nowhere after its call
         digest = _digest(payload)
         if payload.size <= INLINE and self._is_news(digest):
             return self._once(payload)
