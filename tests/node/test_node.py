@@ -14,6 +14,8 @@ from farcall._node.handlers import HANDLERS
 from farcall._node.link import Habit
 from farcall._node.node import Node
 from farcall._node.peers import Peer
+from farcall._node.reader import Reader
+from farcall._node.slots import Slot
 from farcall._remote.calls import _begin
 from farcall._remote.future import Future
 from farcall._transport.memory import MemoryListener
@@ -298,6 +300,35 @@ def test_a_link_whose_reader_was_busy_for_long_is_read_again(two, monkeypatch):
         assert two[1].ask(2, abs, -1) == 1
     assert slow == [True]
     assert two.spawn(1, abs, -2, by=2).result(10) == 2
+
+
+def without_ticker(monkeypatch):
+    """Leave links that nobody reads as they are: a call that needs the ticker to arrive does not arrive at all."""
+    monkeypatch.setattr(Reader, "_tick", lambda self: False)
+
+
+def test_a_call_that_has_called_delays_no_other(monkeypatch):
+    """Where it waited for answers itself, the next messages are read when it ends, and not some ticks later."""
+    without_ticker(monkeypatch)
+    cluster = Cluster(3)
+    try:
+        for _ in range(3):
+            for route in ([1], [3], [1, 3]):
+                assert cluster.spawn(2, relay, route).result(10) == [2, *route]
+            assert cluster.spawn(3, relay, [2]).result(10) == [3, 2]
+    finally:
+        cluster.close()
+
+
+def test_who_sleeps_leaves_no_connection_unread(two, monkeypatch):
+    """A thread that has read a connection, and then waits for something else, gives it back before it sleeps."""
+    without_ticker(monkeypatch)
+    for _ in range(3):
+        assert two[1].ask(2, abs, -1) == 1  # this thread reads the link
+        slot = Slot()
+        two.spawn(1, abs, -7, by=2).add_done_callback(lambda done, slot=slot: slot.finish(done.result(), None))
+        two[1].reader.wait(slot, None, time.monotonic() + 10)
+        assert slot.outcome() == 7
 
 
 @pytest.mark.parametrize("useless", [4, 5])

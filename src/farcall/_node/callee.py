@@ -82,6 +82,7 @@ class Callee:
             if not call.begun:
                 call.begin()  # it failed before it ran
             definition.took(_clock() - started)
+            self._node.reader.cool_down()
 
     def _ended(self, call: Call, definition: Definition, started: float) -> None:
         """Do what must be done before the answer makes the caller go on: record, and let the main thread be had."""

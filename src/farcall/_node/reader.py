@@ -154,6 +154,12 @@ class Reader:
         if link.hot and not link.reading.locked():
             self._cool(link)
 
+    def cool_down(self) -> None:
+        """Give back the links that nobody reads any more: what comes next on them would wait for the ticker."""
+        if self._hot:
+            for link in list(self._hot):
+                self.attend(link)
+
     # Waiting
 
     def wait(self, target: Target, link: Link | None, deadline: float | None = None) -> None:
@@ -208,6 +214,7 @@ class Reader:
         try:
             must_read = link is not None and not link.closed and not link.reading.locked()
             if not (target.settled or must_read or (call is not None and call.is_due)):
+                self.cool_down()
                 parker.park(-1 if deadline is None else max(0.0, deadline - time.monotonic()))
         finally:
             _discard(target.parkers, parker)
