@@ -14,7 +14,6 @@ from .link import Link
 from .main_thread import on_main_thread
 from .metering import Stopwatch
 from .prompt import execute
-from .reader import flush_quietly
 
 if TYPE_CHECKING:
     from .node import Node
@@ -56,7 +55,7 @@ def on_call(node: "Node", link: Link, frame: Frame, leading: bool) -> bool:
     if definition.cost is not None and definition.cost < SHORT and call.after is None:
         return node.callee.execute_inline(call, definition, frame, parts)
     if link.out:
-        node.pool.run(flush_quietly, link)
+        node.pool.run(link.flush_quietly)
     reader.give_role(link)
     node.callee.execute(call, definition, frame, parts)
     return False

@@ -137,6 +137,13 @@ class Link:
             if self.out:
                 self._send_one(self._take_out())
 
+    def flush_quietly(self) -> None:
+        """Do so; whoever reads will find the end of the connection."""
+        try:
+            self.flush()
+        except OSError:
+            pass
+
     def post_payload(self, kind: int, flags: int, target: int, call: CallId, payload: Payload) -> None:
         """Send a message with a payload. The holds of its references have been announced by the node."""
         if not payload.buffers and not payload.references:

@@ -20,7 +20,6 @@ from .current import running_call
 from .executor import Definition
 from .link import Link
 from .metering import current_meter
-from .reader import flush_quietly
 from .slots import Slot, Target
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def post_promptly(node: "Node", link: Link, frame: bytes) -> None:
     """Send a frame without waiting for room: what does not fit leaves from another thread."""
     try:
         if not link.offer(frame):
-            node.pool.run(flush_quietly, link)
+            node.pool.run(link.flush_quietly)
     except OSError:
         pass  # the reader finds the end of the connection
 

@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._config import Config
 from .._transport.base import Listener
@@ -27,7 +27,7 @@ from .executor import STALLED, Definition, ThreadPool
 from .interrupts import InterruptGuard
 from .link import Link
 from .main_thread import MainThread, on_main_thread
-from .slots import Parker, Target
+from .slots import Parker, Target, discard
 from .tracing import Tracer
 
 if TYPE_CHECKING:
@@ -217,9 +217,9 @@ class Reader:
                 self.cool_down()
                 parker.park(-1 if deadline is None else max(0.0, deadline - time.monotonic()))
         finally:
-            _discard(target.parkers, parker)
+            discard(target.parkers, parker)
             if link is not None:
-                _discard(link.waiters, parker)
+                discard(link.waiters, parker)
                 if link.waiters:
                     link.pass_reading_on()
 
@@ -396,7 +396,7 @@ class Reader:
     def _flush(self, link: Link) -> bool:
         """Send answers that waited for company; if the peer does not read, the role may be taken meanwhile."""
         ticket = self.lay_ticket(link, _NO_FUNCTION)
-        flush_quietly(link)
+        link.flush_quietly()
         return take_ticket(ticket)
 
     def lay_ticket(self, link: Link, definition: Definition) -> Ticket:
@@ -460,7 +460,7 @@ class Reader:
         for link in list(self.links):
             if link.out and not link.sending.locked():
                 busy = True
-                self._pool.run(flush_quietly, link)
+                self._pool.run(link.flush_quietly)
         return busy
 
     def close(self) -> None:
@@ -486,20 +486,6 @@ def take_ticket(ticket: Ticket) -> bool:
     except IndexError:
         return False
     return True
-
-
-def flush_quietly(link: Link) -> None:
-    try:
-        link.flush()
-    except OSError:
-        pass  # the reader will find the end
-
-
-def _discard(parkers: Any, parker: Parker) -> None:
-    try:
-        parkers.remove(parker)
-    except ValueError:
-        pass
 
 
 _NO_FUNCTION = Definition((), fresh=False)

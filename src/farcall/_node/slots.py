@@ -1,6 +1,7 @@
 """Where an outcome arrives, and how a thread sleeps until it does."""
 
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._wire.frames import Frame
@@ -94,3 +95,11 @@ def wake(parkers: list[Parker]) -> None:
     """Wake every thread of a list. A parker that is added meanwhile finds its target settled by itself."""
     for parker in list(parkers):
         parker.unpark()
+
+
+def discard(parkers: "list[Parker] | deque[Parker]", parker: Parker) -> None:
+    """Take a parker out of a list, if it is there."""
+    try:
+        parkers.remove(parker)
+    except ValueError:
+        pass
