@@ -3,6 +3,7 @@
 import asyncio
 import os
 import queue
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from jupyter_client import BlockingKernelClient, KernelManager
 from jupyter_core.utils import ensure_event_loop
+from waiting import until
 
 _PATIENCE = 30.0  # seconds for a cell
 
@@ -84,8 +86,20 @@ class Notebook:
         cell.done |= kind == "status" and content["execution_state"] == "idle"
 
     def interrupt(self) -> None:
-        """Do what the button with the square does."""
+        """Do what the button with the square does, once the cell has come to where it waits."""
+        assert until(self._is_waiting)
         self._manager.interrupt_kernel()
+
+    def _is_waiting(self) -> bool:
+        """Whether the main thread of the kernel sleeps, and goes on to."""
+        before = self._switches()
+        threading.Event().wait(0.05)
+        return self._switches() == before
+
+    def _switches(self) -> list[str]:
+        process = self._manager.provisioner.pid
+        lines = Path(f"/proc/{process}/task/{process}/status").read_text().splitlines()
+        return [line for line in lines if "ctxt_switches" in line]
 
 
 @contextmanager
