@@ -1,12 +1,15 @@
 """Interrupts of calls, and what they leave behind in the interpreter."""
 
+import signal
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from in_one_process import Nodes
 
 from farcall._node.current import running_call
+from farcall._node.interrupts import InterruptGuard
 
 begun, going_on = threading.Event(), threading.Event()
 
@@ -44,6 +47,36 @@ def test_a_cancelled_call_leaves_the_interpreter_at_rest(function):
         _traced()
     finally:
         sys.settrace(before)
+
+
+OURS = "farcall._wire.frames"
+
+
+@pytest.mark.parametrize(
+    ("modules", "strikes"),
+    [
+        ([OURS], False),
+        ([OURS, "namedtuple_Frame"], False),
+        ([OURS, "contextlib"], False),
+        ([OURS, "concurrent.futures._base", "threading"], False),
+        ([OURS, "weakref", "collections.abc"], False),
+        ([OURS, "socket"], True),
+        ([OURS, "a_class_of_the_program"], True),
+        (["__main__", "threading"], True),
+        (["__main__", OURS, "enum", "enum"], False),
+        (["threading"], True),
+    ],
+)
+def test_ctrl_c_never_strikes_inside_of_farcall(modules, strikes):
+    """Nor in what it calls for a moment, where a message that has come would be lost; then it is repeated."""
+    heard, woken = [], []
+    guard = InterruptGuard(lambda: woken.append(True))
+    guard._previous = lambda number, frame: heard.append(frame)
+    inner = None
+    for module in modules:
+        inner = SimpleNamespace(f_globals={"__name__": module}, f_back=inner, f_code=None)
+    guard._handle(signal.SIGINT, inner)
+    assert (heard, woken) == (([inner], []) if strikes else ([], [True]))
 
 
 def _traced():

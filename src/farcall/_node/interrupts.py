@@ -5,6 +5,7 @@ then the ticker repeats the signal a little later.
 """
 
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from types import FrameType
@@ -15,7 +16,8 @@ from .main_thread import on_main_thread
 from .slots import Parker
 
 _CRITICAL = ("farcall._node.", "farcall._transport.", "farcall._wire.", "farcall._remote.", "farcall._pool")
-_TRANSPARENT = ("threading", "selectors", "concurrent.futures._base")  # where Ctrl-C hits, their caller decides
+# Where Ctrl-C hits the standard library, whose caller decides, but for what may take long there.
+_TRANSPARENT = sys.stdlib_module_names - {"socket", "ssl", "subprocess"}
 _ASLEEP = (Link.sleep.__code__, Parker.park.__code__)
 
 
@@ -61,7 +63,7 @@ class InterruptGuard:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         inner = frame
-        while inner is not None and inner.f_globals.get("__name__") in _TRANSPARENT:
+        while inner is not None and _is_transparent(str(inner.f_globals.get("__name__"))):
             inner = inner.f_back
         inside = inner is not None and str(inner.f_globals.get("__name__")).startswith(_CRITICAL)
         if inside and inner is not None and inner.f_code not in _ASLEEP:
@@ -69,3 +71,8 @@ class InterruptGuard:
             self._wake_ticker()
         else:
             self._previous(number, frame)
+
+
+def _is_transparent(module: str) -> bool:
+    top = module.partition(".")[0]
+    return top in _TRANSPARENT or top.startswith("namedtuple_")  # as a named tuple's own functions say of themselves
