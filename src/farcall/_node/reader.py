@@ -268,10 +268,7 @@ class Reader:
 
     def _sleep_on(self, link: Link, deadline: float | None) -> bool:
         """Sleep until the link that we read has something; the leader takes care of the others. False if it closed."""
-        if len(self._hot) > 1:
-            for other in list(self._hot):
-                if other is not link:
-                    self.attend(other)
+        self.cool_down()
         link.sleep(deadline)
         link.used = True
         if not self.ticking:

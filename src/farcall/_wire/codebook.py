@@ -48,7 +48,7 @@ class _Entry:
     __slots__ = ("function", "number", "used")
 
     def __init__(self, function: Callable[[], Any], used: list[Used]) -> None:
-        self.function = function  # a weak reference
+        self.function = function  # a weak reference, or returns what a module keeps anyway
         self.number = 0
         self.used = used  # empty for an importable function, which uses nothing of ours
 
@@ -87,12 +87,10 @@ class Codebook:
         payload = pickles.encode(function)
         if uses is not None:
             self._warn_if_large(function, uses, payload)
-        if payload.references:
-            return self._once(payload)  # the book must not keep alive what it refers to
+        if payload.references or (uses is None and payload.size > INLINE):
+            return self._once(payload)  # what it refers to, or an object has in it, is to stay nowhere after its call
         if uses is not None and not uses.volatile:
             return self._enter(function, uses.used, payload, fresh=uses.mutable)
-        if uses is None and payload.size > INLINE:
-            return self._once(payload)  # an object with much in it, which is to stay nowhere after its call
         digest = _digest(payload)
         if payload.size <= INLINE and self._is_news(digest):
             return self._once(payload)
