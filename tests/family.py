@@ -1,4 +1,6 @@
-"""The processes that came from this one, but for those of a fixture that says that they are its own."""
+"""The processes that came from this one, but for those of a fixture that says that they are its own; who runs."""
+
+from pathlib import Path
 
 import psutil
 
@@ -13,3 +15,9 @@ def _is_foreign(process: psutil.Process) -> bool:
         return "NOT_OF_THIS_TEST" in process.environ()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False
+
+
+def count_switches(process: int | str, thread: int | str = "*") -> int:
+    """Return how often the threads of a process, or one of them, have gone to sleep or had to wait."""
+    texts = [each.read_text() for each in Path(f"/proc/{process}/task").glob(f"{thread}/status")]
+    return sum(int(line.split()[1]) for text in texts for line in text.splitlines() if "ctxt_switches" in line)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from family import count_switches
 from jupyter_client import BlockingKernelClient, KernelManager
 from jupyter_core.utils import ensure_event_loop
 from waiting import until
@@ -92,14 +93,10 @@ class Notebook:
 
     def _is_waiting(self) -> bool:
         """Whether the main thread of the kernel sleeps, and goes on to."""
-        before = self._switches()
-        threading.Event().wait(0.05)
-        return self._switches() == before
-
-    def _switches(self) -> list[str]:
         process = self._manager.provisioner.pid
-        lines = Path(f"/proc/{process}/task/{process}/status").read_text().splitlines()
-        return [line for line in lines if "ctxt_switches" in line]
+        before = count_switches(process, process)
+        threading.Event().wait(0.05)
+        return count_switches(process, process) == before
 
 
 @contextmanager

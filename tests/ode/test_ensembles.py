@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from equations import lorenz
 from waiting import until
 
 import farcall as fc
@@ -12,13 +13,6 @@ from farcall._wire.compiled.counting import what_was_compiled
 from farcall.testing import assert_compiles
 
 ode = fc.ode
-
-
-@ode.ode_def
-def lorenz(x, y, z, *, σ=10.0, ρ=28.0, β=8 / 3):
-    dx = σ * (y - x)
-    dy = x * (ρ - z) - y
-    dz = x * y - β * z
 
 
 @ode.ode_def

@@ -5,6 +5,7 @@ import itertools
 import matplotlib
 import numpy as np
 import pytest
+from equations import lorenz
 from PIL import Image
 
 import farcall as fc
@@ -14,13 +15,6 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 
 ode = fc.ode
-
-
-@ode.ode_def
-def lorenz(x, y, z, *, σ=10.0, ρ=28.0, β=8 / 3):
-    dx = σ * (y - x)
-    dy = x * (ρ - z) - y
-    dz = x * y - β * z
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from equations import lorenz
 from scipy.integrate import solve_ivp
 
 import farcall as fc
 
 ode = fc.ode
-
-
-@ode.ode_def
-def lorenz(x, y, z, *, σ=10.0, ρ=28.0, β=8 / 3):
-    dx = σ * (y - x)
-    dy = x * (ρ - z) - y
-    dz = x * y - β * z
 
 
 @ode.ode_def

@@ -8,11 +8,10 @@ import sys
 import threading
 import time
 import warnings
-from pathlib import Path
 
 import psutil
 import pytest
-from family import find_children
+from family import count_switches, find_children
 from waiting import until
 
 import farcall as fc
@@ -250,9 +249,9 @@ def test_an_idle_cluster_sleeps():
     """Soon after the last call no thread of any process runs any more."""
 
     def is_silent(seconds):
-        before = count_switches(processes)
+        before = [count_switches(each) for each in processes]
         threading.Event().wait(seconds)
-        return count_switches(processes) == before
+        return [count_switches(each) for each in processes] == before
 
     command = [sys.executable, "-c", IDLE]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as master:
@@ -261,14 +260,6 @@ def test_an_idle_cluster_sleeps():
         assert until(lambda: is_silent(0.2))
         assert is_silent(1.5)
         master.stdin.close()
-
-
-def count_switches(processes):
-    """Return how often threads of some processes have gone to sleep, or had to wait."""
-    found = [each for process in processes for each in Path(f"/proc/{process}/task").glob("*/status")]
-    return sum(
-        int(line.split()[1]) for each in found for line in each.read_text().splitlines() if "ctxt_switches" in line
-    )
 
 
 def test_the_master_can_begin_again():
